@@ -1,0 +1,35 @@
+"""What every test runs under: strict dtypes, strict ranks, parsed flags, a compilation cache, no hub.
+
+Silent promotion and silent broadcasting are the two ways in which array code is wrong without failing, so both raise
+here. Compiled programs are kept between runs in the user's own cache folder, which saves most of the suite's time.
+"""
+
+import os
+import pathlib
+
+# Read when jax is imported, and inherited by the processes that tests start.
+_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "clip-methods-jax" / "tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# grain reads its flags in worker processes and refuses to do so before somebody has parsed them.
+flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of accelerators that this machine does not have."""
+    for platform in ("gpu", "tpu"):
+        marked = [item for item in items if item.get_closest_marker(platform)]
+        # Asking JAX for its devices starts the backend: only when a test wants to know.
+        if marked and jax.default_backend() != platform:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=f"needs a {platform.upper()}"))
