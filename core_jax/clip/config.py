@@ -1,0 +1,163 @@
+"""What a CLIP model is made of: sizes, activations and preprocessing constants (arXiv 2103.00020).
+
+The dataclasses mirror HuggingFace's `config.json` of a `CLIPModel`; `from_huggingface` and `to_huggingface` translate.
+"""
+
+import dataclasses
+from typing import Any
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "relu")
+
+
+class ConfigError(ValueError):
+    """A CLIP configuration that this package cannot run; the message lists every problem."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Sizes of a ViT image tower; `image_size` and `patch_size` in pixels."""
+
+    image_size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """Length of the token sequence: one class token and `grid`^2 patches."""
+        return 1 + self.grid**2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes of a causal text tower and the ids that end and pad its sentences.
+
+    `eos_token_id` 2 selects the rule of OpenAI's first exports: a sentence is read where its ids are largest.
+    """
+
+    vocab_size: int = 49408
+    context_length: int = 77
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_width: int = 2048
+    activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
+    pad_token_id: int = 49407
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Both towers, the width of the shared embedding, and the pixel statistics the image tower expects."""
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    projection_dim: int = 512
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self):
+        problems = []
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if tower.width % tower.heads:
+                problems.append(f"{name}: width {tower.width} is not a multiple of heads {tower.heads}")
+            if tower.activation not in ACTIVATIONS:
+                problems.append(f"{name}: activation {tower.activation!r} is not one of {ACTIVATIONS}")
+        if self.vision.image_size % self.vision.patch_size:
+            problems.append(
+                f"vision: image_size {self.vision.image_size} is not a multiple of patch_size "
+                f"{self.vision.patch_size}"
+            )
+        if problems:
+            raise ConfigError("CLIP configuration: " + "; ".join(problems))
+
+    def at(self, image_size: int) -> "ClipConfig":
+        """The same model for pictures of `image_size` pixels."""
+        return dataclasses.replace(
+            self, vision=dataclasses.replace(self.vision, image_size=image_size)
+        )
+
+
+# Our field name -> HuggingFace's, the same for both towers.
+_SHARED = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "activation": "hidden_act",
+    "layer_norm_eps": "layer_norm_eps",
+}
+_VISION = _SHARED | {"image_size": "image_size", "patch_size": "patch_size"}
+_TEXT = _SHARED | {
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "bos_token_id": "bos_token_id",
+    "eos_token_id": "eos_token_id",
+    "pad_token_id": "pad_token_id",
+}
+# HuggingFace leaves out what equals its class defaults, which differ from OpenAI's end and padding ids.
+_VISION_DEFAULTS = VisionConfig()
+_TEXT_DEFAULTS = TextConfig(pad_token_id=1)
+
+
+def from_huggingface(
+    config: dict[str, Any], preprocessor: dict[str, Any] | None = None
+) -> ClipConfig:
+    """Translates the contents of `config.json` (and of `preprocessor_config.json`, when there is one).
+
+    Args:
+      config: a `CLIPModel` configuration; towers under `vision_config` and `text_config`.
+      preprocessor: gives mean and std; OpenAI's when absent.
+
+    Raises:
+      ConfigError: the configuration is not a CLIP model's, or asks for something unsupported.
+    """
+    if "vision_config" not in config or "text_config" not in config:
+        raise ConfigError(
+            f"config.json of model type {config.get('model_type')!r} has no vision_config and text_config: "
+            "a CLIPModel folder is needed"
+        )
+    channels = config["vision_config"].get("num_channels", 3)
+    if channels != 3:
+        raise ConfigError(f"vision_config.num_channels is {channels}; only RGB (3) is supported")
+    preprocessor = preprocessor or {}
+    return ClipConfig(
+        vision=VisionConfig(**_translate(config["vision_config"], _VISION, _VISION_DEFAULTS)),
+        text=TextConfig(**_translate(config["text_config"], _TEXT, _TEXT_DEFAULTS)),
+        projection_dim=config.get("projection_dim", 512),
+        mean=tuple(preprocessor.get("image_mean", OPENAI_MEAN)),
+        std=tuple(preprocessor.get("image_std", OPENAI_STD)),
+    )
+
+
+def to_huggingface(config: ClipConfig) -> dict[str, Any]:
+    """The contents of a `config.json` that `transformers.CLIPModel.from_pretrained` reads."""
+    vision = {theirs: getattr(config.vision, ours) for ours, theirs in _VISION.items()}
+    text = {theirs: getattr(config.text, ours) for ours, theirs in _TEXT.items()}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": config.projection_dim,
+        "logit_scale_init_value": 2.6592,
+        "vision_config": vision
+        | {"model_type": "clip_vision_model", "projection_dim": config.projection_dim},
+        "text_config": text
+        | {"model_type": "clip_text_model", "projection_dim": config.projection_dim},
+    }
+
+
+def _translate(tower: dict[str, Any], names: dict[str, str], defaults: Any) -> dict[str, Any]:
+    return {ours: tower.get(theirs, getattr(defaults, ours)) for ours, theirs in names.items()}

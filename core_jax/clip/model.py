@@ -1,0 +1,289 @@
+"""CLIP's two towers in Flax linen, and the pure functions that apply them (arXiv 2103.00020).
+
+Parameters are nested dicts `{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens,
+N patches, D embedding width, d text token width, P prefix tokens, S prompt sets. Features come back unnormalised.
+Activations follow the dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from core_jax.clip.config import ClipConfig, TextConfig, VisionConfig
+
+_ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (..., L, width), optionally causal, optionally behind a shared past."""
+
+    heads: int
+    causal: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, past=None):
+        """Returns (output, (key, value)); `past` is the (key, value) of tokens that every row of x may see.
+
+        x is (..., L, width) and past (S, P, heads, width / heads), where S is the leading axis of x: (S, C, L, width).
+        """
+        width = x.shape[-1]
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype)
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)  # noqa: E731
+        query = split(dense(name="query")(x)) * (width // self.heads) ** -0.5
+        key, value = split(dense(name="key")(x)), split(dense(name="value")(x))
+        scores = jnp.einsum("...qhd,...khd->...hqk", query, key).astype(jnp.float32)
+        if self.causal:
+            length = x.shape[-2]
+            visible = jnp.tril(jnp.ones((length, length), bool))
+            scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+        if past is None:
+            weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+            mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+        else:
+            # One matrix product for all classes: the past is never copied per class.
+            before = jnp.einsum("sclhd,sphd->schlp", query, past[0]).astype(jnp.float32)
+            weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
+            weights = weights.astype(self.dtype)
+            count = before.shape[-1]
+            mixed = jnp.einsum("schlp,sphd->sclhd", weights[..., :count], past[1])
+            mixed += jnp.einsum("schlk,sckhd->sclhd", weights[..., count:], value)
+        return dense(name="out")(mixed.reshape(x.shape)), (key, value)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; returns (tokens, (key, value) of its attention)."""
+
+    heads: int
+    mlp_width: int
+    activation: str
+    eps: float
+    causal: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, past=None):
+        attention = Attention(self.heads, self.causal, self.dtype, name="attention")
+        mixed, cache = attention(_norm("norm1", self.eps, self.dtype)(x), past)
+        x = x + mixed
+        hidden = nn.Dense(self.mlp_width, dtype=self.dtype, name="fc1")(
+            _norm("norm2", self.eps, self.dtype)(x)
+        )
+        hidden = _ACTIVATIONS[self.activation](hidden)
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden), cache
+
+
+class VisionTower(nn.Module):
+    """ViT with a class token: (B, H, W, 3) normalised pixels to (B, D)."""
+
+    config: VisionConfig
+    projection_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels):
+        c = self.config
+        patch = (c.patch_size, c.patch_size)
+        x = nn.Conv(c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch")(
+            pixels
+        )
+        x = x.reshape(x.shape[0], -1, c.width)
+        first = self.param("class_embedding", nn.initializers.normal(c.width**-0.5), (c.width,))
+        position = self.param(
+            "position_embedding", nn.initializers.normal(0.02), (c.tokens, c.width)
+        )
+        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, c.width))
+        x = jnp.concatenate([first, x], axis=1) + position.astype(self.dtype)[None]
+        x = _norm("pre_norm", c.layer_norm_eps, self.dtype)(x)
+        taps = []
+        for i in range(c.layers):
+            x, _ = _block(c, i, causal=False, dtype=self.dtype)(x)
+            taps.append(x)
+        pooled = _norm("post_norm", c.layer_norm_eps, self.dtype)(x[:, 0])
+        return _projection(self.projection_dim, self.dtype)(pooled), taps
+
+
+class TextTower(nn.Module):
+    """Causal transformer over token embeddings: (C, L, d) to (C, D), read at each sentence's end token."""
+
+    config: TextConfig
+    projection_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, embedded, end, prefix=None):
+        """Without `prefix`: embedded (C, L, d), end (C,). With it, (S, P, d): features are (S, C, D)."""
+        c = self.config
+        self.param("token_embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        position = self.param(
+            "position_embedding", nn.initializers.normal(0.01), (c.context_length, c.width)
+        ).astype(self.dtype)
+        blocks = [_block(c, i, causal=True, dtype=self.dtype) for i in range(c.layers)]
+        if prefix is None:
+            x = embedded + position[None, : embedded.shape[1]]
+            for block in blocks:
+                x, _ = block(x)
+        else:
+            sets, before, length = prefix.shape[0], prefix.shape[1], embedded.shape[1]
+            head = prefix + position[None, :before]
+            x = embedded + position[None, before : before + length]
+            x = jnp.broadcast_to(x[None], (sets, *x.shape))
+            for block in blocks:
+                head, past = block(head)
+                x, _ = block(x, past)
+        rows = jnp.arange(x.shape[-3])
+        x = _norm("final_norm", c.layer_norm_eps, self.dtype)(x[..., rows, end, :])
+        return _projection(self.projection_dim, self.dtype)(x)
+
+
+def init(config: ClipConfig, *, key: Array) -> dict:
+    """Random parameters for `config`: the project's only random towers; loading never falls back to it."""
+    vision_key, text_key = jax.random.split(key)
+    size = config.vision.image_size
+    pixels = jnp.zeros((1, size, size, 3), jnp.float32)
+    embedded = jnp.zeros((1, 2, config.text.width), jnp.float32)
+    return {
+        "vision": _vision(config, jnp.float32).init(vision_key, pixels)["params"],
+        "text": _text(config, jnp.float32).init(text_key, embedded, jnp.zeros(1, int))["params"],
+        "logit_scale": jnp.asarray(2.6592, jnp.float32),
+    }
+
+
+def encode_image(
+    params: dict, config: ClipConfig, pixels: Float[Array, "B H W 3"], *, taps: bool = False
+) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]:
+    """Image features, unnormalised.
+
+    Args:
+      params: as `init` or `load` give them.
+      config: the model; `pixels` must have its image size.
+      pixels: normalised (`normalise`), float32 or bfloat16.
+      taps: also return the tokens that leave every block, class token first.
+
+    Raises:
+      ValueError: pixels of another size than `config.vision.image_size`.
+    """
+    size = config.vision.image_size
+    if pixels.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"pixels have shape {pixels.shape}, but this model takes (B, {size}, {size}, 3): resize them, or load "
+            f"the model with image_size={pixels.shape[1]}"
+        )
+    features, tokens = _vision(config, pixels.dtype).apply({"params": params["vision"]}, pixels)
+    return (features, tokens) if taps else features
+
+
+def encode_text(
+    params: dict, config: ClipConfig, ids: Int[Array, "C L"], *, dtype=jnp.float32
+) -> Float[Array, "C D"]:
+    """Text features, unnormalised, of token ids with start and end tokens; any L up to the context length."""
+    embedded = embed_tokens(params, config, ids).astype(dtype)
+    return encode_embedded(params, config, embedded, end_positions(config, ids))
+
+
+def end_positions(config: ClipConfig, ids: Int[Array, "C L"]) -> Int[Array, "C"]:
+    """Where each sentence is read: its first end token, or the largest id when `eos_token_id` is 2."""
+    if config.text.eos_token_id == 2:
+        return jnp.argmax(ids, axis=-1)
+    return jnp.argmax(ids == config.text.eos_token_id, axis=-1)
+
+
+def embed_tokens(params: dict, config: ClipConfig, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
+    """Token embeddings without positions."""
+    del config
+    return jnp.asarray(params["text"]["token_embedding"])[ids]
+
+
+def encode_embedded(
+    params: dict, config: ClipConfig, embedded: Float[Array, "C L d"], end: Int[Array, "C"]
+) -> Float[Array, "C D"]:
+    """Text features of token embeddings that stand at positions 0 to L - 1.
+
+    Causality makes everything behind `end` irrelevant: cutting L down to the longest sentence is exact.
+
+    Raises:
+      ValueError: L exceeds the context length.
+    """
+    _check_length(config, embedded.shape[1])
+    tower = _text(config, embedded.dtype)
+    return tower.apply({"params": params["text"]}, embedded, end)
+
+
+def encode_with_prefix(
+    params: dict,
+    config: ClipConfig,
+    prefix: Float[Array, "S P d"],
+    suffix: Float[Array, "C L d"],
+    end: Int[Array, "C"],
+) -> Float[Array, "S C D"]:
+    """Features of every sentence "prefix_s suffix_c", running each prefix once instead of once per class.
+
+    Under causal attention the hidden states of the prefix are the same for every class, so only the suffixes run per
+    class; they attend to the prefix's keys and values. Equal to `encode_embedded` of the concatenation, in value and
+    gradient.
+
+    Args:
+      prefix: embeddings at positions 0 to P - 1, one row per prompt set.
+      suffix: embeddings at positions P to P + L - 1, one row per class, padded at the end.
+      end: position of the end token within the suffix.
+
+    Raises:
+      ValueError: P + L exceeds the context length.
+    """
+    _check_length(config, prefix.shape[1] + suffix.shape[1])
+    tower = _text(config, suffix.dtype)
+    return tower.apply({"params": params["text"]}, suffix, end, prefix)
+
+
+def normalise(
+    pixels: UInt8[Array, "B H W 3"], config: ClipConfig, dtype=jnp.float32
+) -> Float[Array, "B H W 3"]:
+    """(x / 255 - mean) / std with the model's statistics: belongs inside jit, after uint8 reached the device."""
+    mean = jnp.asarray(config.mean, jnp.float32) * 255.0
+    std = jnp.asarray(config.std, jnp.float32) * 255.0
+    return ((pixels.astype(jnp.float32) - mean[None, None, None]) / std[None, None, None]).astype(
+        dtype
+    )
+
+
+def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """x / ||x|| along the last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _vision(config: ClipConfig, dtype) -> VisionTower:
+    return VisionTower(config.vision, config.projection_dim, dtype)
+
+
+def _text(config: ClipConfig, dtype) -> TextTower:
+    return TextTower(config.text, config.projection_dim, dtype)
+
+
+def _block(c: VisionConfig | TextConfig, i: int, *, causal: bool, dtype) -> Block:
+    return Block(
+        c.heads, c.mlp_width, c.activation, c.layer_norm_eps, causal, dtype, name=f"block_{i}"
+    )
+
+
+def _norm(name: str, eps: float, dtype) -> nn.LayerNorm:
+    # The fast variance E[x^2] - E[x]^2 loses three digits on CLIP's large activations.
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def _projection(width: int, dtype) -> nn.Dense:
+    return nn.Dense(width, use_bias=False, dtype=dtype, name="projection")
+
+
+def _check_length(config: ClipConfig, length: int) -> None:
+    if length > config.text.context_length:
+        raise ValueError(
+            f"{length} tokens exceed this model's context length of {config.text.context_length}"
+        )
