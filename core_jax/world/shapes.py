@@ -69,16 +69,16 @@ def _heart(x, y):
     return np.where(x + y > _F(1), lobe, body) / scale
 
 
-_DISTANCES = dict(
-    circle=_circle,
-    square=_square,
-    triangle=_triangle,
-    star=_star,
-    cross=_cross,
-    ring=_ring,
-    diamond=_diamond,
-    heart=_heart,
-)
+_DISTANCES = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+    "diamond": _diamond,
+    "heart": _heart,
+}
 _BY_INDEX = tuple(_DISTANCES[name] for name in SHAPES)
 
 
