@@ -1,0 +1,215 @@
+"""Checkpoints: Orbax `Composite(state, data, meta)`, one folder per step.
+
+- state: {"trainable", "opt_state", "stats", "step"}; the frozen arrays are pinned by digest instead.
+- data: where the data iterator stands, one JSON file per process.
+- meta: step, digest of the configuration, pins, worker and process counts, form of every array, running means, clock.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from core_jax.data import files
+from core_jax.train.sharding import path_name
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or does not belong to this run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a checkpoint is bound to.
+
+    Attributes:
+      config: digest of the configuration.
+      pins: name -> digest, from the task.
+      workers: grain worker processes; grain does not notice a change, it would give other batches.
+      processes: JAX processes, for the same reason.
+    """
+
+    config: str
+    pins: Mapping[str, str]
+    workers: int
+    processes: int
+
+    def facts(self) -> dict[str, Any]:
+        """Flat JSON form."""
+        pins = {f"pin {name}": value for name, value in self.pins.items()}
+        return {
+            "digest of the configuration": self.config,
+            "data workers": self.workers,
+            "processes": self.processes,
+            **pins,
+        }
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: absolute; made if missing.
+      identity: written into every checkpoint, compared when one is restored.
+      keep: number of checkpoints kept, the newest ones.
+    """
+
+    def __init__(self, folder: pathlib.Path, identity: Identity, *, keep: int):
+        import orbax.checkpoint as ocp
+
+        self._ocp, self.folder, self._identity = ocp, folder, identity
+        policy = ocp.checkpoint_managers.LatestN(keep)
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether every process must save at this step because one was told to leave."""
+        return self._manager.reached_preemption(step)
+
+    def save(
+        self, step: int, state: Any, data: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> None:
+        """Write one checkpoint; afterwards it is complete on disk.
+
+        Args:
+          step: updates done.
+          state: nested dict of global arrays.
+          data: JSON-able position of this process' data iterator.
+          extra: JSON-able things to give back on restore.
+
+        Raises:
+          CheckpointError: the disk is full; earlier checkpoints are untouched.
+        """
+        import grain
+
+        args = self._ocp.args
+        meta = {"step": step, "facts": self._identity.facts(), "arrays": _forms(state), **extra}
+        try:
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(state),
+                    data=grain.checkpoint.CheckpointSave(_Position(data)),
+                    meta=args.JsonSave(meta),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            if not _disk_full(error):
+                raise
+            raise CheckpointError(
+                f"no space left on the device while saving step {step} to {self.folder}; the last complete checkpoint "
+                f"is step {self._last_complete(step)}. Free some space and start again with --resume."
+            ) from error
+
+    def restore(self, state: Any, *, step: int | None = None) -> tuple[Any, dict, dict]:
+        """Read a checkpoint into the shapes, dtypes and shardings of `state`.
+
+        Args:
+          state: a state of this run, for its form only.
+          step: which checkpoint; None takes the newest.
+
+        Returns:
+          (state, position of the data iterator, meta).
+
+        Raises:
+          CheckpointError: there is none, or it belongs to something else (all differences in one message).
+        """
+        import grain
+
+        step = self._find(step)
+        meta = self._check(step, state, self._identity.facts())
+        position = _Position({})
+        abstract = jax.tree.map(_abstract, state)
+        args = self._ocp.args
+        restored = self._manager.restore(
+            step,
+            args=args.Composite(
+                state=args.StandardRestore(abstract),
+                data=grain.checkpoint.CheckpointRestore(position),
+            ),
+        )
+        return restored["state"], position.data, meta
+
+    def close(self) -> None:
+        """Release Orbax' threads."""
+        self._manager.close()
+
+    def _find(self, step: int | None) -> int:
+        steps = sorted(self._manager.all_steps())
+        if step is None and steps:
+            return steps[-1]
+        if step not in steps:
+            raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: it has {steps}")
+        return step
+
+    def _check(self, step: int, state: Any, facts: Mapping[str, Any]) -> dict:
+        args = self._ocp.args
+        meta = self._manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
+        problems = []
+        for there, now in ((meta["facts"], facts), (meta["arrays"], _forms(state))):
+            for name in [*there, *(name for name in now if name not in there)]:
+                if there.get(name) != now.get(name):
+                    problems.append(f"{name}: {there.get(name)} there, {now.get(name)} now")
+        if problems:
+            raise CheckpointError(
+                f"checkpoint of step {step} in {self.folder} does not belong to this run:\n  "
+                + "\n  ".join(problems)
+                + "\nStart with what the checkpoint was made with, or choose another workdir."
+            )
+        return meta
+
+    def _last_complete(self, failed: int) -> int | None:
+        self._manager.reload()
+        return max((s for s in self._manager.all_steps() if s != failed), default=None)
+
+
+class _Position:
+    """The data position in the shape grain's checkpoint handler asks for."""
+
+    def __init__(self, data: Mapping[str, Any]):
+        self.data = dict(data)
+
+    def get_state(self) -> bytes:
+        return json.dumps(self.data).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self.data = json.loads(state)
+
+    def start_prefetch(self) -> None:
+        """Nothing to start: the handler calls it on what it restored."""
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _forms(state: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {path_name(path): f"{leaf.dtype.name}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    # TensorStore reports it as ValueError with the system's words; Orbax chains and groups exceptions.
+    while error is not None:
+        if isinstance(error, files.DiskFullError) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,118 @@
+"""Metrics of a step as one small vector, means over a window of steps, and the clock of a run.
+
+A step's metrics leave the device as one float32 vector [loss, gradient norm, sum_1, count_1, sum_2, count_2, ...]:
+one transfer a step, whatever the number of names.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+RESERVED = ("step", "loss", "grad_norm", "seconds", "steps_per_second")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Metrics of one step; the names are static, so jit carries them beside the vector for nothing."""
+
+    values: Float[Array, " 2+2*N"]
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+def pack(
+    loss: Float[Array, ""],
+    grad_norm: Float[Array, ""],
+    metrics: Mapping[str, tuple[Array, Array]],
+) -> Packed:
+    """Stack the metrics of one step into one vector.
+
+    Args:
+      loss: scalar.
+      grad_norm: scalar, L2 norm of the gradient of the trainables.
+      metrics: name -> (sum, count), scalars of any real dtype.
+
+    Returns:
+      Packed, names sorted.
+
+    Raises:
+      ValueError: a name is taken by the loop, or an entry is not a pair of scalars (all of them in one message).
+    """
+    names = tuple(sorted(metrics))
+    bad = [f"{name!r} is a name the loop uses itself" for name in names if name in RESERVED]
+    for name in names:
+        pair = metrics[name]
+        if not isinstance(pair, (tuple, list)) or [jnp.shape(x) for x in pair] != [(), ()]:
+            bad.append(f"{name!r} must be a pair of scalars (sum, count), got {pair!r}")
+    if bad:
+        raise ValueError("metrics returned by the task's loss:\n  " + "\n  ".join(bad))
+    flat = [loss, grad_norm, *(x for name in names for x in metrics[name])]
+    return Packed(jnp.stack([jnp.asarray(x).astype(jnp.float32) for x in flat]), names)
+
+
+class Window:
+    """Running means since the last log line, kept in float64 on the host."""
+
+    def __init__(
+        self, names: tuple[str, ...] = (), total: np.ndarray | None = None, steps: int = 0
+    ):
+        self.names, self.total, self.steps = names, total, steps
+
+    def add(self, names: tuple[str, ...], values: np.ndarray) -> None:
+        """Add the vector of one step."""
+        self.names, self.steps = names, self.steps + 1
+        # A fresh sum, not `+=`: the first vector is a view of a device buffer.
+        self.total = values.astype(np.float64) if self.total is None else self.total + values
+
+    def means(self) -> dict[str, float]:
+        """Name -> mean: over steps for loss and gradient norm, over counts for the task's metrics."""
+        if self.total is None:
+            return {}
+        loss, norm, *pairs = self.total.tolist()
+        means = {"loss": loss / self.steps, "grad_norm": norm / self.steps}
+        for name, total, count in zip(self.names, pairs[::2], pairs[1::2], strict=True):
+            means[name] = total / count if count else math.nan
+        return means
+
+    def to_json(self) -> dict:
+        """JSON form, exact (Python floats print so that they read back the same)."""
+        total = None if self.total is None else self.total.tolist()
+        return {"names": list(self.names), "total": total, "steps": self.steps}
+
+    @classmethod
+    def from_json(cls, saved: Mapping) -> "Window":
+        """Inverse of `to_json`."""
+        total = saved["total"]
+        total = None if total is None else np.asarray(total, np.float64)
+        return cls(tuple(saved["names"]), total, int(saved["steps"]))
+
+
+class Clock:
+    """Seconds by part of a run. The parts add up to the whole; they are saved, so they survive restarts.
+
+    Parts: setup, compile, data_wait, step, evaluation, saving, logging.
+    """
+
+    def __init__(self, seconds: Mapping[str, float] | None = None):
+        self.seconds = dict.fromkeys(
+            ("setup", "compile", "data_wait", "step", "evaluation", "saving", "logging"), 0.0
+        )
+        self.seconds.update(seconds or {})
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Book the time since the previous lap on `part`."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+    @property
+    def running(self) -> float:
+        """Seconds spent training: waiting for data and stepping; compiling, evaluating and saving left out."""
+        return self.seconds["data_wait"] + self.seconds["step"]

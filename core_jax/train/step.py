@@ -1,0 +1,113 @@
+"""The training step: a pure, jitted function of (state, frozen, batch, key).
+
+State is the nested dict {"trainable", "opt_state", "stats", "step"}; it alone is donated. Gradients are taken with
+respect to the trainables only, so the frozen towers cost their forward and what the trainables' gradient needs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PRNGKeyArray
+
+from core_jax.train import metrics, sharding
+from core_jax.train.task import Aux, Batch, Task, Tree
+
+State = dict[str, Any]
+StepFn = Callable[[State, Tree, Batch, PRNGKeyArray], tuple[State, metrics.Packed]]
+
+# Steps count from zero, so no step folds this number into the key.
+_INIT_FOLD = np.uint32(2**32 - 1)
+
+
+def init_key(seed: int) -> PRNGKeyArray:
+    """Key of `Task.init`: apart from every step's key, also from those `jax.random.split(key(seed))` would give."""
+    return jax.random.fold_in(jax.random.key(seed), _INIT_FOLD)
+
+
+def init(task: Task, mesh: Mesh, *, seed: int) -> tuple[State, Tree, State]:
+    """First state of a run, on its devices.
+
+    Args:
+      task: its `init`, `optimizer` and `sharding_rules` are used.
+      mesh: from `sharding.make_mesh`.
+      seed: seed of the run.
+
+    Returns:
+      (state, frozen, shardings of the state).
+    """
+    params = task.init(init_key(seed))
+    optimizer = task.optimizer()
+    placed = sharding.params_shardings(params, task.sharding_rules, mesh)
+    # jit drops the shardings of its inputs unless the outputs' are given.
+    opt_shardings = sharding.opt_state_shardings(
+        optimizer, params.trainable, placed.trainable, mesh
+    )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    trainable = sharding.place(params.trainable, placed.trainable, copy=True)
+    state = {
+        "trainable": trainable,
+        "opt_state": jax.jit(optimizer.init, out_shardings=opt_shardings)(trainable),
+        "stats": sharding.place(params.stats, placed.stats, copy=True),
+        "step": sharding.place(np.zeros((), np.int32), replicated, copy=True),
+    }
+    shardings = {
+        "trainable": placed.trainable,
+        "opt_state": opt_shardings,
+        "stats": placed.stats,
+        "step": replicated,
+    }
+    return state, sharding.place(params.frozen, placed.frozen, copy=False), shardings
+
+
+def make_step(task: Task, shardings: State) -> StepFn:
+    """Build the jitted step.
+
+    Args:
+      task: its `loss` and `optimizer` are used.
+      shardings: of the state, as `init` returns them.
+
+    Returns:
+      step(state, frozen, batch, key) -> (new state, packed metrics). The loss sees `fold_in(key, state["step"])`, so a
+      step depends on nothing but its arguments. The state is donated: the old one must not be used again.
+    """
+    optimizer = task.optimizer()
+    replicated = shardings["step"]
+
+    def step(
+        state: State, frozen: Tree, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[State, metrics.Packed]:
+        key = jax.random.fold_in(key, state["step"])
+        (loss, aux), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            state["trainable"], frozen, state["stats"], batch, key
+        )
+        _check(loss, aux, state["stats"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["trainable"])
+        new = {
+            "trainable": optax.apply_updates(state["trainable"], updates),
+            "opt_state": opt_state,
+            "stats": aux.stats,
+            "step": state["step"] + 1,
+        }
+        return new, metrics.pack(loss, optax.tree.norm(grads), aux.metrics)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
+
+
+def _check(loss: Any, aux: Any, stats: Tree) -> None:
+    """Runs while the step is traced: a loss that breaks the protocol is named before anything is compiled."""
+    if not isinstance(aux, Aux):
+        raise TypeError(
+            f"the task's loss must return (loss, Aux), got {type(aux).__name__} as second value"
+        )
+    if jnp.shape(loss) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise TypeError(
+            f"the task's loss must be a floating scalar, got {loss.dtype}{jnp.shape(loss)}"
+        )
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype.name), t) for t in (stats, aux.stats))
+    if before != after:
+        raise TypeError(f"the task's loss changed the form of stats: from {before} to {after}")
