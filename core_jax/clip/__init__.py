@@ -1,0 +1,46 @@
+"""CLIP in Flax: towers, weights, tokenizer, preprocessing, zero-shot classification (arXiv 2103.00020)."""
+
+from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
+from core_jax.clip.io import Clip, SourceError, load, resolve, save
+from core_jax.clip.model import (
+    embed_tokens,
+    encode_embedded,
+    encode_image,
+    encode_text,
+    encode_with_prefix,
+    end_positions,
+    init,
+    normalise,
+    unit,
+)
+from core_jax.clip.preprocess import preprocess, resize
+from core_jax.clip.tokenizer import Tokenizer, TokenizerError, word_level
+from core_jax.clip.weights import WeightsError, weights_digest
+
+__all__ = [
+    "Clip",
+    "ClipConfig",
+    "ConfigError",
+    "SourceError",
+    "TextConfig",
+    "Tokenizer",
+    "TokenizerError",
+    "VisionConfig",
+    "WeightsError",
+    "embed_tokens",
+    "encode_embedded",
+    "encode_image",
+    "encode_text",
+    "encode_with_prefix",
+    "end_positions",
+    "init",
+    "load",
+    "normalise",
+    "preprocess",
+    "resize",
+    "resolve",
+    "save",
+    "unit",
+    "weights_digest",
+    "word_level",
+]

@@ -1,0 +1,306 @@
+"""Reading and writing CLIP in HuggingFace's folder layout: config.json, safetensors, preprocessing, tokenizer files.
+
+`load` takes a folder or a hub id ("openai/clip-vit-base-patch32", through `huggingface_hub`, and only then); `save`
+writes a folder that torch's `CLIPModel.from_pretrained` opens. Pickled checkpoints are refused: opening one runs the
+code in it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from core_jax.clip import weights
+from core_jax.clip.config import ClipConfig, ConfigError, from_huggingface, to_huggingface
+from core_jax.clip.tokenizer import FILES as TOKENIZER_FILES
+from core_jax.clip.tokenizer import Tokenizer
+from core_jax.clip.weights import WeightsError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class SourceError(FileNotFoundError):
+    """A model that is not where it was said to be, or is not in a form that is read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A loaded model; `tokenizer` opens its files when it is first used."""
+
+    config: ClipConfig
+    params: dict
+    tokenizer: Tokenizer
+
+
+def load(source: str | os.PathLike, *, image_size: int | None = None) -> Clip:
+    """Opens a HuggingFace CLIP model.
+
+    Args:
+      source: a folder, or a hub id "owner/name" (downloaded and cached by `huggingface_hub`).
+      image_size: side of the pictures it will be given, in pixels; position embeddings are resized when this is not the
+        size of the checkpoint.
+
+    Returns:
+      Configuration, float32 parameters and tokenizer.
+
+    Raises:
+      SourceError: no such folder or model, or only pickled weights (the message holds the conversion to run).
+      ConfigError: config.json is not a CLIP model's.
+      WeightsError: weights are missing, unknown, mis-shaped or not finite; all are listed.
+    """
+    folder = resolve(source)
+    config = read_config(folder)
+    with _open_tensors(folder) as tensors:
+        try:
+            params = weights.from_huggingface(tensors, config)
+        except WeightsError as error:
+            raise WeightsError(f"{folder}: {error}") from None
+    if image_size is not None:
+        params, config = weights.resize_positions(params, config, image_size)
+    return Clip(config, params, Tokenizer(folder, config.text))
+
+
+def save(
+    folder: str | os.PathLike,
+    config: ClipConfig,
+    params: dict,
+    *,
+    tokenizer_files: str | os.PathLike | Mapping[str, bytes] | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Writes a folder that `load` and torch's `CLIPModel.from_pretrained` open.
+
+    A new folder appears complete or not at all. In an existing one each file is replaced whole and others stay.
+
+    Args:
+      folder: where to; its parents are made.
+      config: the model.
+      params: nested parameters as `load` and `init` give them.
+      tokenizer_files: a folder whose tokenizer files are copied, or their contents by file name.
+      dtype: type of the stored weights: float32, float16 or bfloat16.
+
+    Raises:
+      WeightsError: the parameters do not fit the configuration, or are not finite in `dtype`.
+      SourceError: `tokenizer_files` is a folder without any.
+    """
+    folder = pathlib.Path(folder)
+    tensors = weights.to_huggingface(params, config, dtype)
+    size = config.vision.image_size
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
+    files = _tokenizer_contents(tokenizer_files)
+    files["preprocessor_config.json"] = _json(preprocessor)
+    files["config.json"] = _json(to_huggingface(config) | {"dtype": dtype})
+    _write_folder(folder, files, tensors)
+
+
+def resolve(source: str | os.PathLike) -> pathlib.Path:
+    """The local folder of a model; a hub id is downloaded (or found in the hub's cache).
+
+    Raises:
+      SourceError: neither a folder nor a hub id, or the hub cannot give it.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        if folder.suffix in _PICKLED:
+            raise SourceError(_refusal(folder))
+        raise SourceError(f"{folder} is a file: give the HuggingFace folder that holds it")
+    name = os.fspath(source)
+    owner = pathlib.Path(name).parts[0] if name else ""
+    if not _HUB_ID.fullmatch(name) or os.path.isdir(owner):
+        raise SourceError(
+            f"no folder {name!r} (from {os.getcwd()}): give a HuggingFace CLIP folder, or a hub id of the form owner/name"
+        )
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            name, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+        )
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise SourceError(
+            f"{name!r} is not a folder (from {os.getcwd()}), and the hub did not give a model of that id: {error}"
+        ) from error
+    return pathlib.Path(found)
+
+
+def read_config(folder: pathlib.Path) -> ClipConfig:
+    """The configuration of the model in `folder`.
+
+    Raises:
+      SourceError: there is no config.json.
+      ConfigError: it cannot be read, or describes something that is not supported.
+    """
+    if not (folder / "config.json").is_file():
+        raise SourceError(f"{folder} has no config.json: it is not a HuggingFace model folder")
+    preprocessor = None
+    if (folder / "preprocessor_config.json").is_file():
+        preprocessor = _read_json(folder / "preprocessor_config.json")
+    elif (folder / "processor_config.json").is_file():
+        # Where transformers 5 puts it when a whole processor is saved.
+        preprocessor = _read_json(folder / "processor_config.json").get("image_processor")
+    try:
+        return from_huggingface(_read_json(folder / "config.json"), preprocessor)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
+
+
+class _Tensors(Mapping[str, np.ndarray]):
+    """Named tensors of open safetensors files, read from disk one at a time."""
+
+    def __init__(self, handles: dict[str, safetensors.safe_open]):
+        self._handles = handles
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._handles[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+
+@contextlib.contextmanager
+def _open_tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
+    """Opens the single file, or every file that the index names."""
+    if (folder / WEIGHTS).is_file():
+        names, index = [WEIGHTS], None
+    elif (folder / INDEX).is_file():
+        index = _read_json(folder / INDEX).get("weight_map", {})
+        names = sorted(set(index.values()))
+        problems = [
+            f"missing: {name}"
+            for name in names
+            if pathlib.Path(name).name != name or not (folder / name).is_file()
+        ]
+        if problems or not names:
+            listed = "\n  ".join(problems or ["weight_map is empty"])
+            raise SourceError(f"{folder / INDEX} names files that are not beside it:\n  {listed}")
+    else:
+        pickled = sorted(p for p in folder.iterdir() if p.suffix in _PICKLED)
+        if pickled:
+            raise SourceError(_refusal(pickled[0]))
+        raise SourceError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    with contextlib.ExitStack() as stack:
+        handles, problems = {}, []
+        for name in names:
+            try:
+                handle = stack.enter_context(safetensors.safe_open(folder / name, "numpy"))
+            except (safetensors.SafetensorError, OSError) as error:
+                problems.append(f"{name}: {error}")
+                continue
+            for key in handle.keys():  # noqa: SIM118 (not a dict)
+                if key in handles:
+                    problems.append(f"{name}: {key} is also in another file")
+                handles[key] = handle
+        # What the index promises and no file holds is reported with the other missing weights.
+        if problems:
+            listed = "\n  ".join(problems)
+            raise WeightsError(f"{folder}: unreadable weights (copy them again):\n  {listed}")
+        yield _Tensors(handles)
+
+
+def _refusal(path: pathlib.Path) -> str:
+    """Why a pickled checkpoint is refused, and the command that converts it."""
+    why = f"{path} is a pickled checkpoint: opening it would run whatever code it holds. "
+    if path.name.startswith("pytorch_model"):
+        command = (
+            'python -c "from transformers import CLIPModel; '
+            f"CLIPModel.from_pretrained('{path.parent}').save_pretrained('{path.parent}')\""
+        )
+        return why + f"If you trust it, convert it where torch and transformers are:\n  {command}"
+    target = path.parent / WEIGHTS
+    command = (
+        'python -c "import torch; from safetensors.torch import save_file; d = torch.load('
+        f"'{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
+        f"save_file({{k: v.contiguous() for k, v in d.items()}}, '{target}')\""
+    )
+    return why + (
+        f"If you trust it and it holds HuggingFace's names (vision_model...), convert it where torch is:\n  {command}\n"
+        "and put the config.json of the model beside it."
+    )
+
+
+def _tokenizer_contents(source: str | os.PathLike | Mapping[str, bytes] | None) -> dict[str, bytes]:
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return dict(source)
+    found = {
+        name: (pathlib.Path(source) / name).read_bytes()
+        for name in TOKENIZER_FILES
+        if (pathlib.Path(source) / name).is_file()
+    }
+    if not found:
+        raise SourceError(f"{source} holds none of the tokenizer files {TOKENIZER_FILES}")
+    return found
+
+
+def _write_folder(
+    folder: pathlib.Path, files: Mapping[str, bytes], tensors: Mapping[str, np.ndarray]
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        safetensors.numpy.save_file(dict(tensors), beside / WEIGHTS, metadata={"format": "pt"})
+        for path in beside.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        if folder.is_dir():
+            for name in (WEIGHTS, *files):
+                os.replace(beside / name, folder / name)
+        else:
+            beside.chmod(0o777 & ~_umask())
+            os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _json(content: dict) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
