@@ -73,9 +73,13 @@ class ClipConfig:
         problems = []
         for name, tower in (("vision", self.vision), ("text", self.text)):
             if tower.width % tower.heads:
-                problems.append(f"{name}: width {tower.width} is not a multiple of heads {tower.heads}")
+                problems.append(
+                    f"{name}: width {tower.width} is not a multiple of heads {tower.heads}"
+                )
             if tower.activation not in ACTIVATIONS:
-                problems.append(f"{name}: activation {tower.activation!r} is not one of {ACTIVATIONS}")
+                problems.append(
+                    f"{name}: activation {tower.activation!r} is not one of {ACTIVATIONS}"
+                )
         if self.vision.image_size % self.vision.patch_size:
             problems.append(
                 f"vision: image_size {self.vision.image_size} is not a multiple of patch_size "
