@@ -46,6 +46,7 @@ class Expected:
 
 
 def find_student(manifest: Mapping[str, Any], expected: Expected) -> tuple[str | None, list[str]]:
+    """The slug of the stored features that the run shall use, or None; and what stands against them."""
     if expected.source == "images":
         return None, []
     students = manifest["students"]
