@@ -11,7 +11,17 @@ from core_jax.world.attributes import (
     class_name,
 )
 from core_jax.world.captions import Captions, captions, vocabulary
+from core_jax.world.datasets import write_objects, write_pretrain
+from core_jax.world.disk import WorldFolderError
+from core_jax.world.scene_sets import SceneSplit, write_scenes
 from core_jax.world.scenes import Scene, render, render_batch, render_indices
+from core_jax.world.segmentation import (
+    SceneObject,
+    SegmentationScene,
+    render_segmentation,
+    render_segmentation_batch,
+)
+from core_jax.world.shipped import pair
 from core_jax.world.styles import STYLE_NAMES, STYLES, TEST_STYLES, TRAIN_STYLES
 
 __all__ = [
@@ -27,11 +37,21 @@ __all__ = [
     "TRAIN_STYLES",
     "Captions",
     "Scene",
+    "SceneObject",
+    "SceneSplit",
+    "SegmentationScene",
+    "WorldFolderError",
     "captions",
     "class_index",
     "class_name",
+    "pair",
     "render",
     "render_batch",
     "render_indices",
+    "render_segmentation",
+    "render_segmentation_batch",
     "vocabulary",
+    "write_objects",
+    "write_pretrain",
+    "write_scenes",
 ]

@@ -102,3 +102,22 @@ def class_index(name: str) -> int:
             f"for example {CLASSES[0]!r}"
         )
     return _INDEX[name]
+
+
+def check_classes(names: tuple[str, ...]) -> None:
+    """Checks a list of classes.
+
+    Raises:
+      ValueError: the list is empty, repeats a name or holds one that is not a class of the world; names all of them.
+    """
+    unknown = sorted({name for name in names if name not in _INDEX})
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"not classes of the embedded world: {', '.join(map(repr, unknown))}"] * bool(
+        unknown
+    )
+    problems += [f"named more than once: {', '.join(map(repr, twice))}"] * bool(twice)
+    problems += ["the list of classes is empty; expected at least one"] * (not names)
+    if problems:
+        raise ValueError(
+            "; ".join(problems) + f". Class names read '<colour> <texture> <shape>': {CLASSES[0]!r}"
+        )

@@ -200,6 +200,12 @@ def check_size_and_index(size: int, index: np.ndarray) -> None:
         raise ValueError(f"scene index {index.min()} is negative; expected 0 or more")
 
 
+def check_arguments(size: int, styles: StyleMix) -> None:
+    """Raises ValueError for a side or a mix of styles that cannot be rendered."""
+    check_size_and_index(size, np.zeros(0, np.int64))
+    looks.choose(styles, np.zeros(0))
+
+
 def check_attributes(triples: np.ndarray) -> Int[np.ndarray, "B 3"]:
     """The attributes as int32 [B 3]; ValueError names every row out of range."""
     triples = np.asarray(triples, np.int32)
