@@ -1,0 +1,287 @@
+"""Result lines of many runs, brought together: means over seeds, harmonic means, tables.
+
+A work directory's results.jsonl has one line per data set, split and seed. Lines are averaged only when everything but
+the seed agrees (method, data set, shots, student, teacher, templates' digests), and inductive and transductive results
+stand in tables of their own: a method that saw unlabelled test classes is never ranked with one that did not.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from core_jax.train.report import Spread, Table
+
+SAME = ("setting", "dataset", "shots", "student", "teacher", "student_digest", "teacher_digest")
+"""What lines must share, besides their label, to be averaged over seeds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One method on one data set over its seeds; accuracies in percent, times in seconds.
+
+    `hm` is the harmonic mean of the seed-averaged base and new accuracies; its deviation is that of the harmonic means of
+    the single seeds.
+    """
+
+    label: str
+    setting: str
+    dataset: str
+    shots: int | None
+    student: str
+    teacher: str
+    seeds: tuple[int, ...]
+    base: Spread | None = None
+    new: Spread | None = None
+    hm: Spread | None = None
+    all: Spread | None = None
+    steps: int | None = None
+    seconds_train: Spread | None = None
+    seconds_build: float | None = None
+    digests: str = ""
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """2 b n / (b + n); 0 where both are 0."""
+    return 2.0 * base * new / (base + new) if base + new > 0 else 0.0
+
+
+def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
+    """All result lines below some folders, in the order of the folders' and files' names.
+
+    A run evaluated twice counts once: the last line of each (file, data set, split, seed) is the one kept.
+
+    Raises:
+      FileNotFoundError: a folder does not exist, or none of them holds results.
+      ValueError: lines that are not JSON objects with the fields of a result, all of them in one message.
+    """
+    folders = [pathlib.Path(folder) for folder in folders]
+    absent = [str(folder) for folder in folders if not folder.is_dir()]
+    if absent:
+        raise FileNotFoundError(f"--workdir: no such folder: {', '.join(absent)}")
+    rows, problems = [], []
+    for file in (file for folder in folders for file in sorted(folder.rglob("results.jsonl"))):
+        latest: dict[tuple, dict] = {}
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                missing = {"method", "dataset", "split", "seed", "accuracy"} - set(row)
+                if missing:
+                    raise ValueError(f"lacks {', '.join(sorted(missing))}")
+            except (TypeError, ValueError) as error:
+                problems.append(f"{file}:{number}: not a result line: {error}")
+                continue
+            row["run"] = str(file.parent)
+            latest[row["dataset"], row["split"], row["seed"]] = row
+        rows += latest.values()
+    if problems:
+        raise ValueError("\n".join(problems))
+    if not rows:
+        raise FileNotFoundError(
+            f"no results.jsonl below {', '.join(map(str, folders))}; "
+            "python -m launch.evaluate --workdir=... writes one"
+        )
+    return rows
+
+
+def label(row: dict[str, Any]) -> str:
+    """The name a line goes by in tables: its variant where it is one, else its method."""
+    return str(row.get("variant") or row["method"])
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> list[Summary]:
+    """One summary per label and data set, over seeds, in order of first appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        key = (label(row), *(row.get(name) for name in SAME))
+        groups.setdefault(key, []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def averages(summaries: Sequence[Summary]) -> list[Summary]:
+    """One summary per label over the data sets, for labels that have base and new on more than one.
+
+    As in the literature, `hm` is the harmonic mean of the averaged accuracies, not the mean of harmonic means.
+    """
+    groups: dict[tuple, list[Summary]] = {}
+    for item in summaries:
+        if item.base is not None and item.new is not None:
+            groups.setdefault((item.label, item.setting, item.student, item.shots), []).append(item)
+    result = []
+    for (name, setting, student, shots), items in groups.items():
+        if len(items) < 2:
+            continue
+        base = sum(item.base.mean for item in items) / len(items)
+        new = sum(item.new.mean for item in items) / len(items)
+        result.append(
+            Summary(
+                label=name,
+                setting=setting,
+                dataset=f"average of {len(items)}",
+                shots=shots,
+                student=student,
+                teacher=items[0].teacher,
+                seeds=items[0].seeds,
+                base=Spread(base, 0.0, 1),
+                new=Spread(new, 0.0, 1),
+                hm=Spread(harmonic_mean(base, new), 0.0, 1),
+            )
+        )
+    return result
+
+
+def mean_of_hms(summaries: Iterable[Summary]) -> float:
+    """The mean of the data sets' harmonic means: a different number from the average row's, and named so."""
+    values = [item.hm.mean for item in summaries if item.hm is not None]
+    return sum(values) / len(values)
+
+
+def tables(summaries: Sequence[Summary]) -> list[Table]:
+    """Base-to-new tables, one per data set and setting, then their averages, then results on whole class lists."""
+    result = []
+    both = [item for item in summaries if item.hm is not None]
+    for items in _by(both):
+        result.append(_base_to_new(items))
+    for items in _by(averages(summaries)):
+        result.append(_base_to_new(items))
+    whole = [item for item in summaries if item.all is not None]
+    for items in _by(whole):
+        result.append(_whole(items))
+    return result
+
+
+def details(summaries: Sequence[Summary]) -> Table:
+    """What each row of the tables was made with: models, shots, seeds, digests."""
+    return Table(
+        title="What the rows are made of",
+        columns=(
+            "method",
+            "data set",
+            "setting",
+            "shots",
+            "seeds",
+            "student",
+            "teacher",
+            "digests",
+        ),
+        rows=tuple(
+            (
+                item.label,
+                item.dataset,
+                item.setting,
+                item.shots,
+                ", ".join(map(str, item.seeds)),
+                item.student,
+                item.teacher,
+                item.digests,
+            )
+            for item in summaries
+        ),
+    )
+
+
+def _summary(rows: list[dict[str, Any]]) -> Summary:
+    first = rows[0]
+    accuracy = {
+        split: {row["seed"]: float(row["accuracy"]) for row in rows if row["split"] == split}
+        for split in ("base", "new", "all")
+    }
+    spread = {
+        split: Spread.of(values.values()) if values else None for split, values in accuracy.items()
+    }
+    hm = None
+    if spread["base"] and spread["new"]:
+        single = [
+            harmonic_mean(accuracy["base"][seed], accuracy["new"][seed])
+            for seed in accuracy["base"]
+            if seed in accuracy["new"]
+        ]
+        mean = harmonic_mean(spread["base"].mean, spread["new"].mean)
+        hm = Spread(mean, Spread.of(single).std if single else 0.0, len(single))
+    # A run's times stand in each of its lines: count every run once.
+    train = {
+        row["run"]: row["seconds_train"] for row in rows if row.get("seconds_train") is not None
+    }
+    build = [row["seconds_build"] for row in rows if row.get("seconds_build") is not None]
+    names = ("student", "teacher", "lookup", "fewshot")
+    digests = {
+        name: sorted({str(row[f"{name}_digest"])[:8] for row in rows if row.get(f"{name}_digest")})
+        for name in names
+    }
+    return Summary(
+        label=label(first),
+        setting=str(first.get("setting", "inductive")),
+        dataset=str(first["dataset"]),
+        shots=first.get("shots"),
+        student=str(first.get("student", "")),
+        teacher=str(first.get("teacher") or ""),
+        seeds=tuple(sorted({row["seed"] for row in rows})),
+        base=spread["base"],
+        new=spread["new"],
+        hm=hm,
+        all=spread["all"],
+        steps=first.get("steps"),
+        seconds_train=Spread.of(train.values()) if train else None,
+        seconds_build=max(build) if build else None,
+        digests="; ".join(
+            f"{name} {' '.join(values)}" for name, values in digests.items() if values
+        ),
+    )
+
+
+def _base_to_new(items: Sequence[Summary]) -> Table:
+    items = sorted(items, key=lambda item: -item.hm.mean)
+    first = items[0]
+    over = max(len(item.seeds) for item in items)
+    note = "HM: harmonic mean of base and new. " + (
+        "Mean ± standard deviation over seeds." if over > 1 else "One seed."
+    )
+    return Table(
+        title=_heading("Base to new classes", first),
+        columns=("method", "seeds", "base %", "new %", "HM %", "train s", "lookup build s"),
+        rows=tuple(
+            (
+                item.label,
+                len(item.seeds),
+                item.base,
+                item.new,
+                item.hm,
+                item.seconds_train,
+                item.seconds_build,
+            )
+            for item in items
+        ),
+        best=("base %", "new %", "HM %"),
+        note=note,
+    )
+
+
+def _whole(items: Sequence[Summary]) -> Table:
+    items = sorted(items, key=lambda item: -item.all.mean)
+    first = items[0]
+    return Table(
+        title=_heading("All classes", first),
+        columns=("method", "seeds", "accuracy %", "train s", "lookup build s"),
+        rows=tuple(
+            (item.label, len(item.seeds), item.all, item.seconds_train, item.seconds_build)
+            for item in items
+        ),
+        best=("accuracy %",),
+    )
+
+
+def _by(items: Iterable[Summary]) -> list[list[Summary]]:
+    """What may stand in one table, that is, be ranked together."""
+    groups: dict[tuple, list[Summary]] = {}
+    for item in items:
+        key = (item.setting, item.dataset, item.student, item.shots)
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def _heading(kind: str, item: Summary) -> str:
+    shots = (
+        "" if item.shots is None else f", {item.shots} shots" if item.shots else ", all pictures"
+    )
+    return f"{kind}, {item.dataset} ({item.setting}{shots}, student {item.student})"
