@@ -249,7 +249,8 @@ def pcd_term(
 
     Args:
       regions: unit-norm image features u.
-      positive_text, negative_text: unit-norm text features t+, t-.
+      positive_text: unit-norm text features t+.
+      negative_text: likewise t-.
       classes: the teacher's arg-max class of each region.
       weight: informativeness times mask.
       margin: m, on cosines without the logit scale.

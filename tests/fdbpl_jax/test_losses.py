@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from fdbpl_jax import losses
 from fdbpl_jax.losses import LossConfig, SoftLabels
 
@@ -127,7 +128,7 @@ def test_weight_is_one_for_one_hot_zero_for_uniform_and_switches():
 
 def test_negative_term_is_zero_with_zero_gradient_at_uniform(rng):
     mask, weight = jnp.ones(B), jnp.asarray(rng.uniform(size=B), jnp.float32)
-    loss = lambda z: losses.mean(losses.negative_term(z, weight, mask))  # noqa: E731
+    loss = lambda z: losses.mean(losses.negative_term(z, weight, mask))
     value, grad = jax.value_and_grad(loss)(jnp.full((B, C), 3.0))
     assert abs(float(value)) < 1e-6
     np.testing.assert_allclose(grad, 0.0, atol=1e-7)
@@ -179,7 +180,8 @@ def test_pcd_closed_form_equals_the_double_loop(x64, rng, unit):
         return losses.mean(losses.pcd_term(arrays[0], pos, *arrays[2:], margin=0.2, unit=unit))
 
     grad = jax.grad(value)(arrays[1])
-    assert np.isfinite(grad).all() and np.abs(grad).max() > 0
+    assert np.isfinite(grad).all()
+    assert np.abs(grad).max() > 0
 
 
 def test_pcd_without_pairs_of_different_classes_is_zero_and_finite(rng):

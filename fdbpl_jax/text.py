@@ -1,0 +1,277 @@
+"""Class features: the learned prompts through the frozen text tower, as cheaply as causality allows.
+
+Three ways, equal in value and gradient:
+- "prefix": the context is shared and stands in front, so [SOS] + context runs once per prompt set and each class runs
+  only its own suffix, in at most three buckets of similar length;
+- "trimmed": all tokens per class, cut to the longest prompt;
+- "full": all positions the tower has. Only for comparison.
+
+Shapes: S prompt sets (positive, negative), C classes, L tokens, P prefix tokens, M context vectors, D embedding width.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from core_jax import clip
+from fdbpl_jax.prompts import Layout, plain
+
+MODES = ("full", "trimmed", "prefix")
+MAX_BUCKETS = 3
+# About 0.34 MB of activations each in float32 at ViT-B text size: 5.5 GB for the backward pass.
+MAX_TOKENS = 16_384
+_CLASS_AXES = ("data", "model")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bucket:
+    """Sentences (or suffixes) of similar length, padded to the longest of them.
+
+    Attributes:
+      rows: which classes these are.
+      ids, slots: as in `prompts.Layout`, behind the prefix in mode "prefix".
+      end: position of the end token within `ids`.
+    """
+
+    rows: Int[np.ndarray, "c"]
+    ids: Int[np.ndarray, "c L"]
+    slots: Int[np.ndarray, "c L"]
+    end: Int[np.ndarray, "c"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """How the features of one class list are computed; static.
+
+    Attributes:
+      mode: one of MODES.
+      buckets: together they hold every class once.
+      start: id of the start token, the first of the prefix.
+      order: position of class c in the concatenated buckets.
+      max_tokens: suffix tokens per device beyond which classes are processed in chunks.
+    """
+
+    mode: str
+    buckets: tuple[Bucket, ...]
+    start: int
+    order: Int[np.ndarray, "C"]
+    max_tokens: int = MAX_TOKENS
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the tower runs per prompt set, padding included, the shared prefix left out."""
+        return sum(bucket.ids.size for bucket in self.buckets)
+
+
+def split_lengths(lengths: Sequence[int], buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
+    """The bucket sizes, in tokens, that minimise padding.
+
+    Args:
+      lengths: of every sentence.
+      buckets: how many sizes at most.
+
+    Returns:
+      Ascending sizes; a sentence goes into the first that holds it. The fewest that reach the minimum.
+    """
+    sizes, counts = np.unique(np.asarray(lengths), return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    best: tuple[int, tuple[int, ...]] | None = None
+    for number in range(1, min(buckets, len(sizes)) + 1):
+        for cuts in itertools.combinations(range(1, len(sizes)), number - 1):
+            edges = (0, *cuts, len(sizes))
+            cost = sum(
+                int(sizes[high - 1]) * int(below[high] - below[low])
+                for low, high in itertools.pairwise(edges)
+            )
+            if best is None or cost < best[0]:
+                best = cost, tuple(int(sizes[high - 1]) for high in edges[1:])
+    assert best is not None
+    return best[1]
+
+
+def plan(
+    layout: Layout,
+    *,
+    mode: str = "auto",
+    class_specific: bool = False,
+    context_length: int = 77,
+    max_tokens: int = MAX_TOKENS,
+) -> Plan:
+    """Choose the way and lay out the buckets.
+
+    Args:
+      layout: the sentences.
+      mode: "auto" takes "prefix" where it is valid and "trimmed" elsewhere.
+      class_specific: every class has a context of its own.
+      context_length: length of "full".
+      max_tokens: chunk size, in tokens per device.
+
+    Raises:
+      ValueError: an unknown mode, or "prefix" where sentences share no prefix.
+    """
+    shared = layout.front > 0 and not class_specific
+    if mode == "auto":
+        mode = "prefix" if shared else "trimmed"
+    if mode not in MODES:
+        raise ValueError(f"prompt.text_mode is {mode!r}: expected auto or one of {MODES}")
+    if mode == "prefix" and not shared:
+        raise ValueError(
+            "prompt.text_mode=prefix needs one context for all classes that stands in front of the class name, but "
+            f"class_specific is {class_specific} and the sentences share {layout.front} tokens: use auto or trimmed"
+        )
+    count = len(layout.ids)
+    if mode != "prefix":
+        length = context_length if mode == "full" else layout.ids.shape[1]
+        extra = ((0, 0), (0, length - layout.ids.shape[1]))
+        ids, slots = (np.pad(a, extra, mode="edge") for a in (layout.ids, layout.slots))
+        order = np.arange(count, dtype=np.int32)
+        buckets = (Bucket(order, ids, slots, layout.end),)
+        return Plan(mode, buckets, int(layout.ids[0, 0]), order, max_tokens)
+    end = layout.end - layout.front
+    buckets, low = [], 0
+    for size in split_lengths(end + 1):
+        rows = np.flatnonzero((end + 1 > low) & (end + 1 <= size)).astype(np.int32)
+        part = (slice(None), slice(layout.front, layout.front + size))
+        ids, slots = layout.ids[rows][part], layout.slots[rows][part]
+        buckets.append(Bucket(rows, ids, slots, end[rows]))
+        low = size
+    order = np.argsort(np.concatenate([bucket.rows for bucket in buckets])).astype(np.int32)
+    return Plan(mode, tuple(buckets), int(layout.ids[0, 0]), order, max_tokens)
+
+
+def class_features(
+    params: dict,
+    config: clip.ClipConfig,
+    plan: Plan,
+    context: Float[Array, "S M d"] | Float[Array, "S C M d"],
+    dtype: Any = jnp.float32,
+) -> Float[Array, "S C D"]:
+    """Unit-norm text features of every class under every context, in class order.
+
+    Under a mesh (`jax.set_mesh`) the class axis is cut over all devices and the features are gathered again.
+
+    Args:
+      params: the student's parameters; "text" is read.
+      config: the student's.
+      plan: from `plan`.
+      context: one set of vectors per prompt set, shared or per class.
+      dtype: what the tower computes in.
+
+    Returns:
+      float32 features.
+    """
+    devices = jax.sharding.get_abstract_mesh().size or 1
+    parts = []
+    for bucket in plan.buckets:
+        encode = _encoder(params, config, plan, context, dtype)
+        inputs = {"ids": bucket.ids, "slots": bucket.slots, "end": bucket.end}
+        if context.ndim == 4:
+            inputs["context"] = jnp.moveaxis(context, 1, 0)
+        limit = max(1, plan.max_tokens // (context.shape[0] * bucket.ids.shape[1])) * devices
+        parts.append(_in_chunks(encode, inputs, len(bucket.rows), limit, devices))
+    features = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+    if len(parts) > 1:
+        features = jnp.take(features, plan.order, axis=1)
+    return clip.unit(features.astype(jnp.float32))
+
+
+def _encoder(params: dict, config: clip.ClipConfig, plan: Plan, context: Array, dtype: Any):
+    """The function that maps a slice of classes to (S, c, D)."""
+    sets = context.shape[0]
+
+    if plan.mode == "prefix":
+        start = clip.embed_tokens(params, config, jnp.full((sets, 1), plan.start, jnp.int32))
+        prefix = jnp.concatenate([start.astype(dtype), context.astype(dtype)], axis=1)
+
+        def encode(part: dict[str, Array]) -> Array:
+            suffix = _split(clip.embed_tokens(params, config, part["ids"]).astype(dtype))
+            return clip.encode_with_prefix(params, config, prefix, suffix, part["end"])
+
+        return encode
+
+    def encode(part: dict[str, Array]) -> Array:
+        ids, slots = part["ids"], part["slots"]
+        words = clip.embed_tokens(params, config, ids).astype(dtype)
+        where = jnp.maximum(slots, 0)
+        if "context" in part:
+            own = jnp.moveaxis(part["context"], 1, 0).astype(dtype)
+            vectors = jnp.take_along_axis(own, where[None, :, :, None], axis=2)
+        else:
+            vectors = jnp.take(context.astype(dtype), where, axis=1)
+        embedded = jnp.where((slots >= 0)[None, :, :, None], vectors, words[None])
+        embedded = _split(embedded, 1).reshape(-1, *embedded.shape[2:])
+        features = clip.encode_embedded(params, config, embedded, jnp.tile(part["end"], sets))
+        return features.reshape(sets, -1, features.shape[-1])
+
+    return encode
+
+
+def _in_chunks(
+    encode: Callable[[dict[str, Array]], Array],
+    inputs: dict[str, Any],
+    count: int,
+    limit: int,
+    devices: int,
+) -> Array:
+    """Apply `encode` to `count` classes, at most `limit` at a time, padded to whole devices; (S, count, D)."""
+    chunks = -(-count // limit)
+    size = -(-count // (chunks * devices)) * devices
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(jnp.asarray(x), [(0, chunks * size - count)] + [(0, 0)] * (x.ndim - 1))
+
+    inputs = jax.tree.map(pad, inputs)
+    if chunks == 1:
+        return _gathered(encode(inputs))[:, :count]
+    # Each chunk's activations are recomputed in the backward pass: memory stays that of one chunk.
+    inputs = jax.tree.map(lambda x: x.reshape(chunks, size, *x.shape[1:]), inputs)
+    features = jnp.moveaxis(jax.lax.map(jax.checkpoint(encode), inputs), 0, 1)
+    return _gathered(features.reshape(features.shape[0], -1, features.shape[-1]))[:, :count]
+
+
+def _split(x: Array, axis: int = 0) -> Array:
+    """Cut the class axis over the devices of the mesh, if there is one."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, _CLASS_AXES))
+
+
+def _gathered(x: Array) -> Array:
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def template_features(
+    student: clip.Clip, names: Sequence[str], templates: Sequence[str], *, batch: int = 128
+) -> Float[np.ndarray, "C D"]:
+    """Zero-shot text features: the class name in each template, unit norm, averaged over templates, unit norm.
+
+    Args:
+      student: any CLIP.
+      names: C class names.
+      templates: sentences with one "{}".
+      batch: sentences per forward pass.
+
+    Returns:
+      float32, in class order.
+    """
+    encode = jax.jit(lambda params, ids: clip.unit(clip.encode_text(params, student.config, ids)))
+    total: Any = 0.0
+    for template in templates:
+        ids = student.tokenizer([template.format(plain(name)) for name in names])
+        # Nothing stands behind the end tokens; cutting the padding off is exact and saves most of the work.
+        longest = max(len(student.tokenizer.encode(template.format(plain(n)))) for n in names) + 2
+        ids = ids[:, :longest]
+        short = -len(ids) % batch
+        ids = np.pad(ids, ((0, short if len(ids) > batch else 0), (0, 0)), mode="edge")
+        parts = [encode(student.params, ids[i : i + batch]) for i in range(0, len(ids), batch)]
+        total = total + np.concatenate([np.asarray(part) for part in parts])[: len(names)]
+    return total / np.linalg.norm(total, axis=-1, keepdims=True)

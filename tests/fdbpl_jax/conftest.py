@@ -1,0 +1,59 @@
+"""A tiny random CLIP pair on disk, as every test of the method uses it."""
+
+import jax
+import pytest
+
+from core_jax import clip
+
+_WORDS = (
+    "a an the photo picture image of no not one there is this . , red green blue yellow purple orange cyan white plain "
+    "striped dotted checkered circle square triangle star cross ring diamond heart object in with scene type kind"
+)
+WORDS = _WORDS.split()
+
+
+def tiny_config(*, width: int = 32, layers: int = 2, image_size: int = 32) -> clip.ClipConfig:
+    return clip.ClipConfig(
+        vision=clip.VisionConfig(
+            image_size=image_size,
+            patch_size=8,
+            width=width,
+            layers=layers,
+            heads=2,
+            mlp_width=2 * width,
+        ),
+        text=clip.TextConfig(
+            vocab_size=4 + len(WORDS),
+            context_length=20,
+            width=width,
+            layers=layers,
+            heads=2,
+            mlp_width=2 * width,
+            bos_token_id=1,
+            eos_token_id=3,
+            pad_token_id=0,
+        ),
+        projection_dim=24,
+    )
+
+
+def save_tiny(folder, *, seed: int, width: int = 32) -> None:
+    config = tiny_config(width=width)
+    params = clip.init(config, key=jax.random.key(seed))
+    # Random towers give nearly equal features for all texts; larger embeddings tell the classes apart.
+    params["text"]["token_embedding"] = params["text"]["token_embedding"] * 20.0
+    clip.save(folder, config, params, tokenizer_files={"tokenizer.json": clip.word_level(WORDS)})
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Folders {"student", "teacher"} of two different random models."""
+    root = tmp_path_factory.mktemp("pair")
+    save_tiny(root / "student", seed=1)
+    save_tiny(root / "teacher", seed=2, width=48)
+    return {"student": root / "student", "teacher": root / "teacher"}
+
+
+@pytest.fixture(scope="session")
+def student(pair):
+    return clip.load(pair["student"])
