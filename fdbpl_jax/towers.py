@@ -1,0 +1,184 @@
+"""CLIP's towers as the functions that a lookup is built from: uint8 regions in, logits or features out.
+
+A `Teacher` or `Student` also carries what a lookup must pin of it: name, digest of the weights, dtype, logit scale,
+image size and normalisation.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from core_jax import clip, world
+from fdbpl_jax import datasets
+
+_TEXT_CHUNK = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model that labels regions.
+
+    Attributes:
+      name: as the config has it.
+      digest: of its weights.
+      dtype: what its tower computes in; softmax and logits are always float32.
+      logit_scale: factor of the cosines.
+      image_size: side of its pictures, in pixels.
+      mean, std: of the normalisation, for the manifest.
+      logits: (regions u8 (B, S, S, 3), flip bool (B,)) -> logits f32 (B, C), scale included.
+    """
+
+    name: str
+    digest: str
+    dtype: str
+    logit_scale: float
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    logits: Callable[[np.ndarray, np.ndarray], Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Student:
+    """A model whose features of every region are stored; attributes as in `Teacher`, `width` is D.
+
+    `features`: (regions u8 (B, S, S, 3), flip bool (B,)) -> unit-norm features f32 (B, D).
+    """
+
+    name: str
+    digest: str
+    dtype: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    width: int
+    features: Callable[[np.ndarray, np.ndarray], Array]
+
+
+def load(name: str) -> clip.Clip:
+    """Opens the model of a config: a folder, a hub id, or the embedded pair's "world:teacher", "world:student"."""
+    if name.startswith("world:"):
+        return clip.load(world.pair(name.removeprefix("world:")))
+    return clip.load(name)
+
+
+def compute_dtype(setting: str = "auto") -> str:
+    """What towers compute in: "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if setting != "auto":
+        return setting
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def teacher(
+    model: clip.Clip, name: str, classes: Sequence[str], template: str, *, dtype: str = "auto"
+) -> Teacher:
+    """A CLIP model as a zero-shot teacher of a class list; its text features are made once, in float32.
+
+    Args:
+      model: loaded.
+      name: what the config calls it.
+      classes: the training label space, in label order.
+      template: the sentence a class name is put into.
+      dtype: of the image tower: auto, float32 or bfloat16.
+    """
+    scale = float(jnp.exp(jnp.asarray(model.params["logit_scale"], jnp.float32)))
+    dtype = compute_dtype(dtype)
+    text = text_features(model, datasets.texts(classes, template))
+    sharding, replicated = _local_shardings()
+    arrays = jax.device_put((model.params["vision"], jnp.asarray(text)), replicated)
+    forward = functools.partial(_logits, config=model.config, dtype=dtype)
+    return Teacher(
+        logits=lambda pixels, flip: forward(
+            *arrays, scale, *jax.device_put((pixels, flip), sharding)
+        ),
+        logit_scale=scale,
+        **_pins(model, name, dtype),
+    )
+
+
+def student(model: clip.Clip, name: str, *, dtype: str = "auto") -> Student:
+    """A CLIP model's image tower as the source of stored features; arguments as in `teacher`."""
+    dtype = compute_dtype(dtype)
+    sharding, replicated = _local_shardings()
+    vision = jax.device_put(model.params["vision"], replicated)
+    forward = functools.partial(_features, config=model.config, dtype=dtype)
+    return Student(
+        features=lambda pixels, flip: forward(vision, *jax.device_put((pixels, flip), sharding)),
+        width=model.config.projection_dim,
+        **_pins(model, name, dtype),
+    )
+
+
+def text_features(model: clip.Clip, sentences: Sequence[str]) -> Float[np.ndarray, "C D"]:
+    """Unit-norm float32 text features, in chunks of one static shape."""
+    ids = np.asarray(model.tokenizer(list(sentences)))
+    # Causality makes padding irrelevant, so the table is cut to its longest sentence.
+    longest = int(np.max(np.asarray(clip.end_positions(model.config, jnp.asarray(ids))))) + 1
+    ids = ids[:, :longest]
+    chunk = min(_TEXT_CHUNK, len(ids))
+    padded = np.concatenate([ids, np.repeat(ids[:1], -len(ids) % chunk, axis=0)])
+    parts = [
+        np.asarray(_text(model.params["text"], padded[i : i + chunk], config=model.config))
+        for i in range(0, len(padded), chunk)
+    ]
+    return np.concatenate(parts)[: len(ids)]
+
+
+def _pins(model: clip.Clip, name: str, dtype: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "digest": clip.weights_digest(model.params),
+        "dtype": dtype,
+        "image_size": model.config.vision.image_size,
+        "mean": tuple(model.config.mean),
+        "std": tuple(model.config.std),
+    }
+
+
+def _local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:
+    """Batches split over this process' own devices, weights on each: a build has no collectives."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
+    spec = jax.sharding.PartitionSpec
+    return jax.NamedSharding(mesh, spec("data")), jax.NamedSharding(mesh, spec())
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _text(params: dict, ids: Array, *, config: clip.ClipConfig) -> Array:
+    return clip.unit(clip.encode_text({"text": params}, config, ids))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _features(
+    vision: dict,
+    pixels: UInt8[Array, "B S S 3"],
+    flip: Bool[Array, " B"],
+    *,
+    config: clip.ClipConfig,
+    dtype: str,
+) -> Float[Array, "B D"]:
+    seen = jnp.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)
+    normalised = clip.normalise(seen, config, jnp.dtype(dtype))
+    features = clip.encode_image({"vision": vision}, config, normalised)
+    return clip.unit(features.astype(jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _logits(
+    vision: dict,
+    text: Float[Array, "C D"],
+    scale: float,
+    pixels: UInt8[Array, "B S S 3"],
+    flip: Bool[Array, " B"],
+    *,
+    config: clip.ClipConfig,
+    dtype: str,
+) -> Float[Array, "B C"]:
+    features = _features(vision, pixels, flip, config=config, dtype=dtype)
+    # Labels are compared to 1e-2 in probability after a factor of 100: no bfloat16 or TF32 shortcut here.
+    return scale * jnp.matmul(features, text.T, precision=jax.lax.Precision.HIGHEST)
