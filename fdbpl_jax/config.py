@@ -64,6 +64,8 @@ class LookupConfig:
       seed: of the boxes.
       scale: smallest and largest area of a box, as a share of the picture.
       shard_size: pictures per file.
+      seeds: seeds of the few-shot lists whose union is labelled; empty takes data.seed alone.
+      batch_size: regions in one forward pass of the teacher.
     """
 
     dir: str = ""
@@ -73,6 +75,8 @@ class LookupConfig:
     seed: int = 0
     scale: tuple[float, float] = (0.08, 0.936)
     shard_size: int = 256
+    seeds: tuple[int, ...] = ()
+    batch_size: int = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,7 @@ _AT_LEAST = {
     "lookup.regions": 1,
     "lookup.top_k": 1,
     "lookup.shard_size": 1,
+    "lookup.batch_size": 1,
     "prompt.context": 1,
     "batch_size": 1,
     "epochs": 1,
@@ -211,6 +216,8 @@ def _typed(hint: Any, value: Any, full: str, problems: list[str]) -> Any:
     hint = options[0]
     if typing.get_origin(hint) is tuple:
         items = typing.get_args(hint)
+        if items[-1] is Ellipsis and isinstance(value, (tuple, list)):
+            items = items[:1] * len(value)
         if isinstance(value, (tuple, list)) and len(value) == len(items):
             return tuple(
                 _typed(item, part, f"{full}[{i}]", problems)

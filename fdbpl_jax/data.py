@@ -33,8 +33,6 @@ from fdbpl_jax.datasets import Item
 
 Path = pathlib.Path
 SOURCES = ("resident", "features", "images", "fresh")
-# CoOp's and KDPL's own bounds: larger crops than the lookup stores, up to the whole picture.
-FRESH_RULE = regions.CropRule(scale=(0.08, 1.0))
 # More visits than any run makes: the stream has no end, and grain wants a length.
 _ENDLESS = 2**40
 
@@ -117,7 +115,7 @@ def train_data(
     image_size: int,
     teacher_size: int | None = None,
     lookup: lookups.Lookup | None = None,
-    rule: regions.CropRule = FRESH_RULE,
+    rule: regions.CropRule = regions.FRESH_RULE,
     workers: int = 0,
     threads: int = 2,
     process_index: int | None = None,

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -93,6 +93,43 @@ def features_kind(student: str) -> str:
 def features_plan(student: str) -> str:
     """The file that pins a student's features before they are computed, given its slug."""
     return f"features-{student}.json"
+
+
+def encode_labels(
+    rows: Sequence[int], images: Sequence[ImageRow], arrays: Mapping[str, np.ndarray]
+) -> Iterator[bytes]:
+    """The payloads of consecutive rows.
+
+    Args:
+      rows: their numbers.
+      images: what images.jsonl says of them.
+      arrays: box, flip, logp, entropy, and index and rest unless dense; (n, R, ...) each.
+    """
+    dense = "index" not in arrays
+    stored = arrays["logp"].shape[2]
+    dtype = label_dtype(
+        regions=arrays["box"].shape[1], classes=stored, top_k=None if dense else stored
+    )
+    for i, (row, image) in enumerate(zip(rows, images, strict=True)):
+        record = np.zeros((), dtype)
+        record["magic"], record["row"] = DENSE if dense else TOP_K, row
+        record["size"], record["image"] = (image.height, image.width), image_bytes(image.sha256)
+        for name in (dtype.names or ())[4:]:
+            record[name] = arrays[name][i]
+        yield record.tobytes()
+
+
+def encode_features(
+    rows: Sequence[int], images: Sequence[ImageRow], arrays: Mapping[str, np.ndarray]
+) -> Iterator[bytes]:
+    """The payloads of consecutive rows' features; `arrays["feature"]` is (n, R, D)."""
+    _, count, width = arrays["feature"].shape
+    dtype = feature_dtype(regions=count, width=width)
+    for i, (row, image) in enumerate(zip(rows, images, strict=True)):
+        record = np.zeros((), dtype)
+        record["magic"], record["row"], record["image"] = FEATURES, row, image_bytes(image.sha256)
+        record["feature"] = arrays["feature"][i]
+        yield record.tobytes()
 
 
 def shard_rows(images: int, shard_size: int) -> list[range]:

@@ -291,3 +291,10 @@ def _shard_reasons(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
             f"its records have {manifest['record_bytes']} bytes, but its R, k and C make {size}"
         )
     return reasons
+
+
+def seconds_build(folder: str | os.PathLike) -> float:
+    """Seconds of computing that a lookup has cost so far, over all jobs and restarts."""
+    path = Path(folder) / layout.TIMING
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return float(sum(json.loads(line)["seconds"] for line in lines))

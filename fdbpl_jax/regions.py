@@ -39,6 +39,11 @@ class CropRule:
             raise ValueError("the crop rule cannot be used: " + "; ".join(problems))
 
 
+STORED_RULE = CropRule()
+# CoOp's and KDPL's own bounds: larger crops than a lookup stores, up to the whole picture.
+FRESH_RULE = CropRule(scale=(0.08, 1.0))
+
+
 class Regions(NamedTuple):
     """Boxes (top, left, height, width) and flips of R regions of one image."""
 
@@ -57,7 +62,13 @@ def fresh_stream(seed: int, visit: int) -> str:
 
 
 def draw(
-    stream: str, height: int, width: int, count: int, rule: CropRule = CropRule(), *, start: int = 0
+    stream: str,
+    height: int,
+    width: int,
+    count: int,
+    rule: CropRule = STORED_RULE,
+    *,
+    start: int = 0,
 ) -> Regions:
     """Regions start .. start + count - 1 of a stream, for an image of the given size.
 

@@ -117,6 +117,11 @@ def sha256_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_text(text: str) -> str:
+    """SHA-256, in hexadecimal, of a text as `atomic_write` writes it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def canonical_json(value: Any) -> str:
     """One JSON text per value: sorted keys, no spaces, no NaN.
 
@@ -131,4 +136,4 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256, in hexadecimal, of the canonical JSON of `value`; tuples count as lists."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return digest_text(canonical_json(value))
