@@ -131,24 +131,39 @@ def from_workdir(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(_tuples(values)).lock()
 
 
-def run(main: Callable[[Sequence[str]], Any]) -> None:
-    """Parse the flags, run `main(argv)` and exit; problems of the user's making end in one line, status 2."""
+def run(main: Callable[[Sequence[str]], Any], failures: tuple[type[Exception], ...] = ()) -> None:
+    """Parse the flags, run `main(argv)` and exit.
+
+    Problems of the user's making (ValueError, OSError) end in their message and status 2.
+
+    Args:
+      main: called with what is left of the command line after the flags.
+      failures: further exceptions that speak for themselves: their message and status 1, no trace.
+    """
     # The name of the module as typed after python -m; sys.argv[0] is a path there.
     name = f"launch.{pathlib.Path(sys.argv[0]).stem}"
-    app.run(lambda argv: _guarded(main, argv, name), flags_parser=lambda argv: _flags(argv, name))
+    app.run(
+        lambda argv: _guarded(main, argv, name, failures),
+        flags_parser=lambda argv: _flags(argv, name),
+    )
 
 
-def _guarded(main: Callable[[Sequence[str]], Any], argv: Sequence[str], name: str) -> Any:
+def _guarded(
+    main: Callable[[Sequence[str]], Any],
+    argv: Sequence[str],
+    name: str,
+    failures: tuple[type[Exception], ...],
+) -> Any:
     if len(argv) > 1:
         _stop(name, [f"{text}: not a flag; flags start with --" for text in argv[1:]])
     try:
         return main(argv)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, *failures) as error:
         # What the packages raise at their boundary about inputs and files; bugs are other types and keep their trace.
         if _TRACEBACK.value:
             traceback.print_exc()
         hint = [] if _TRACEBACK.value else ["(--traceback shows where this was raised)"]
-        _stop(name, [str(error), *hint])
+        _stop(name, [str(error), *hint], 1 if isinstance(error, failures) else USAGE_STATUS)
 
 
 def _flags(argv: Sequence[str], name: str) -> list[str]:
@@ -175,11 +190,11 @@ def _require_file(path: str) -> None:
         raise ConfigError(f"--config={path}: there is no such file")
 
 
-def _stop(name: str, lines: Sequence[str]) -> NoReturn:
+def _stop(name: str, lines: Sequence[str], status: int = USAGE_STATUS) -> NoReturn:
     for line in lines:
         print(f"{name}: {line}" if not line.startswith("(") else line, file=sys.stderr)
     sys.stderr.flush()
-    sys.exit(USAGE_STATUS)
+    sys.exit(status)
 
 
 def _parse(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
