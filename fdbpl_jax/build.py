@@ -18,6 +18,7 @@ import jax
 from core_jax.data import files, records
 from fdbpl_jax import config as configs
 from fdbpl_jax import datasets, label, layout, regions, towers
+from fdbpl_jax import plan as plans
 from fdbpl_jax.meter import Meter
 
 Path = pathlib.Path
@@ -25,33 +26,6 @@ Path = pathlib.Path
 _OPTIONS = {"labels": "group_size:1", "features": "group_size:1,uncompressed"}
 _SIDECAR = re.compile(r"-\d{5}-of-\d{5}\.json$")
 _PACKAGES = ("array_record", "jax", "numpy", "pillow")
-
-
-class PlanMismatch(ValueError):
-    """A folder that was begun with other inputs; the message lists every difference."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a lookup is made.
-
-    Attributes:
-      regions: R per picture.
-      top_k: k classes per region, or None for all (dense).
-      seed: of the boxes.
-      rule: their law.
-      shard_size: pictures per file; a kill costs at most one file's teacher passes.
-      batch_size: regions per forward pass.
-      threads: that decode and crop; None takes one per core.
-    """
-
-    regions: int = 100
-    top_k: int | None = 10
-    seed: int = 0
-    rule: regions.CropRule = regions.STORED_RULE
-    shard_size: int = 256
-    batch_size: int = 256
-    threads: int | None = None
 
 
 def build_from_config(
@@ -89,7 +63,7 @@ def build_from_config(
         )
         for seed in seeds
     }
-    top_k = choose_top_k(len(picked.classes), chosen.top_k, chosen.dense)
+    top_k = plans.choose_top_k(len(picked.classes), chosen.top_k, chosen.dense)
     teacher = towers.teacher(
         towers.load(settings.teacher),
         settings.teacher,
@@ -105,8 +79,7 @@ def build_from_config(
         chosen.dir,
         picked,
         teacher,
-        student,
-        Settings(
+        plans.Settings(
             regions=chosen.regions,
             top_k=top_k,
             seed=chosen.seed,
@@ -114,6 +87,7 @@ def build_from_config(
             shard_size=chosen.shard_size,
             batch_size=chosen.batch_size,
         ),
+        student=student,
         origin={
             "split": data.split,
             "shots": data.shots,
@@ -126,32 +100,13 @@ def build_from_config(
     )
 
 
-def choose_top_k(classes: int, top_k: int, dense: bool | None) -> int | None:
-    """k, or None for dense: every class is stored up to 64 of them unless the config decides.
-
-    Raises:
-      ValueError: fewer than two classes, more than 65,535, or k too large for them.
-    """
-    if not 2 <= classes <= layout.MAX_CLASSES:
-        raise ValueError(
-            f"{classes} classes cannot be labelled: informativeness needs 2, and indices end at {layout.MAX_CLASSES}"
-        )
-    if dense or (dense is None and classes <= layout.DENSE_CLASSES):
-        return None
-    if not 1 <= top_k < classes:
-        raise ValueError(
-            f"config.lookup.top_k={top_k} with {classes} classes: expected 1 to {classes - 1}, or lookup.dense=True"
-        )
-    return top_k
-
-
 def build(
     folder: str | Path,
     dataset: datasets.Dataset,
     teacher: towers.Teacher,
-    student: towers.Student | None = None,
-    settings: Settings = Settings(),
+    settings: plans.Settings,
     *,
+    student: towers.Student | None = None,
     origin: Mapping[str, Any] | None = None,
     shards: tuple[int, int] | None = None,
     progress: bool = False,
@@ -162,31 +117,31 @@ def build(
       folder: of the lookup; made if absent.
       dataset: `train` are the pictures, `classes` and `template` the teacher's label space.
       teacher: gives the logits.
-      student: also store this model's features; they can be added to a finished lookup.
       settings: R, k, boxes, sizes.
+      student: also store this model's features; they can be added to a finished lookup.
       origin: further facts for the plan, such as few-shot digests; part of what must not change.
       shards: (i, n), this is job i of n; None takes JAX's process index and count.
       progress: on standard error.
 
     Raises:
       label.PictureErrors: unreadable pictures; nothing was written.
-      PlanMismatch: the folder was begun with other inputs.
+      plan.PlanMismatch: the folder was begun with other inputs.
       files.DiskFullError: no space; complete shards are kept.
     """
     folder = Path(folder)
     job, jobs = shards or (jax.process_index(), jax.process_count())
-    _check(dataset, settings, job, jobs)
+    plans.check(dataset, settings, job, jobs)
     rows = label.scan(dataset.root, dataset.train, threads=settings.threads)
     images = layout.dump_images(rows)
-    plan = make_plan(dataset, teacher, settings, images, origin or {})
-    plans = {layout.PLAN: plan}
+    plan = plans.make_plan(dataset, teacher, settings, images, origin or {})
+    wanted = {layout.PLAN: plan}
     if student is not None:
-        plans[layout.features_plan(layout.slug(student.name))] = _student_plan(student)
-    for name, wanted in plans.items():
-        _compare_plan(folder, name, wanted)
-    for name, wanted in plans.items():
+        wanted[layout.features_plan(layout.slug(student.name))] = plans.student_plan(student)
+    for name, value in wanted.items():
+        plans.compare(folder, name, value)
+    for name, value in wanted.items():
         if not (folder / name).is_file():
-            files.atomic_write(folder / name, layout.dump(wanted))
+            files.atomic_write(folder / name, layout.dump(value))
     if (
         not (folder / layout.IMAGES).is_file()
         or files.sha256_file(folder / layout.IMAGES) != plan["images"]["sha256"]
@@ -208,94 +163,6 @@ def build(
     return folder
 
 
-def make_plan(
-    dataset: datasets.Dataset,
-    teacher: towers.Teacher,
-    settings: Settings,
-    images: str,
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Every input of a lookup, as plan.json has them: what a resumed build must repeat and the manifest repeats."""
-    count = len(dataset.train)
-    record = layout.label_dtype(
-        regions=settings.regions, classes=len(dataset.classes), top_k=settings.top_k
-    )
-    plan = {
-        "format": "region-lookup",
-        "version": layout.VERSION,
-        "dataset": {"name": dataset.name, **origin},
-        "images": {"count": count, "sha256": files.digest_text(images)},
-        "classes": list(dataset.classes),
-        "template": dataset.template,
-        "teacher": {
-            key: getattr(teacher, key)
-            for key in ("name", "digest", "dtype", "logit_scale", "image_size", "mean", "std")
-        },
-        "crop": {
-            "scale": settings.rule.scale,
-            "ratio": settings.rule.ratio,
-            "attempts": regions.ATTEMPTS,
-            "resize": "crop, then bicubic with antialiasing (pillow)",
-        },
-        "regions": settings.regions,
-        "top_k": settings.top_k,
-        "seed": settings.seed,
-        "shard_size": settings.shard_size,
-        "record_bytes": record.itemsize,
-    }
-    # As it comes back from the file: tuples are lists there.
-    return json.loads(files.canonical_json(plan)) | {"classes": list(dataset.classes)}
-
-
-def _student_plan(student: towers.Student) -> dict[str, Any]:
-    keys = ("name", "digest", "dtype", "image_size", "mean", "std", "width")
-    return json.loads(files.canonical_json({key: getattr(student, key) for key in keys}))
-
-
-def _check(dataset: datasets.Dataset, settings: Settings, job: int, jobs: int) -> None:
-    problems = []
-    if not dataset.train:
-        problems.append("the list of pictures is empty")
-    if not 0 <= job < jobs:
-        problems.append(f"--shards={job}/{jobs}: expected 0 <= i < n")
-    for name in ("regions", "shard_size", "batch_size"):
-        if getattr(settings, name) < 1:
-            problems.append(f"{name}={getattr(settings, name)}: expected at least 1")
-    devices = jax.local_device_count()
-    if settings.batch_size % devices:
-        problems.append(f"batch_size={settings.batch_size}: no multiple of the {devices} devices")
-    try:
-        k = settings.top_k
-        choose_top_k(len(dataset.classes), k or 0, k is None)
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise ValueError("the lookup cannot be built: " + "; ".join(problems))
-
-
-def _compare_plan(folder: Path, name: str, wanted: Mapping[str, Any]) -> None:
-    path = folder / name
-    if not path.is_file():
-        kind = "labels" if name == layout.PLAN else name.removesuffix(".json")
-        if any(folder.glob(f"{kind}-*.arrayrecord")):
-            raise PlanMismatch(
-                f"{folder} holds {kind} shards but no {name}, so what they were made from is unknown: delete them, or "
-                "build into a new folder"
-            )
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PlanMismatch(f"{path} is not JSON ({error}): build into a new folder") from error
-    differences = layout.differences(wanted, found)
-    if differences:
-        raise PlanMismatch(
-            f"{path} was written for other inputs; build into a new folder, or repeat the old command. "
-            f"{len(differences)} difference{'s' if len(differences) != 1 else ''}:\n  - "
-            + "\n  - ".join(differences)
-        )
-
-
 def _is_done(folder: Path, name: str, rows: range) -> bool:
     shard = records.read_sidecar(folder / name)
     return (
@@ -308,7 +175,7 @@ def _is_done(folder: Path, name: str, rows: range) -> bool:
 def _write_missing(
     folder: Path,
     labeller: label.Labeller,
-    settings: Settings,
+    settings: plans.Settings,
     teacher: towers.Teacher,
     student: towers.Student | None,
     share: tuple[int, int],
@@ -325,7 +192,7 @@ def _write_missing(
         if todo:
             missing.append((rows, todo))
     total = sum(len(rows) for rows, _ in missing) * labeller.regions
-    with progress.Progress(total, "regions", "lookup", show=show_progress) as bar:
+    with Meter(total, "regions", "lookup", show=progress) as meter:
         for rows, todo in missing:
             start = time.perf_counter()
             labels = todo[0].startswith("labels-")
