@@ -1,7 +1,7 @@
 """CLIP in Flax: towers, weights, tokenizer, preprocessing, zero-shot classification (arXiv 2103.00020)."""
 
 from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
-from core_jax.clip.io import Clip, SourceError, load, resolve, save
+from core_jax.clip.io import Clip, load, save
 from core_jax.clip.model import (
     embed_tokens,
     encode_embedded,
@@ -14,7 +14,9 @@ from core_jax.clip.model import (
     unit,
 )
 from core_jax.clip.preprocess import preprocess, resize
-from core_jax.clip.tokenizer import Tokenizer, TokenizerError, word_level
+from core_jax.clip.source import SourceError, resolve
+from core_jax.clip.tokenizer import Tokenizer, word_level
+from core_jax.clip.tokenizer_files import TokenizerError
 from core_jax.clip.weights import WeightsError, weights_digest
 
 __all__ = [

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,18 +20,10 @@ import safetensors.numpy
 
 from core_jax.clip import weights
 from core_jax.clip.config import ClipConfig, ConfigError, from_huggingface, to_huggingface
-from core_jax.clip.tokenizer import FILES as TOKENIZER_FILES
+from core_jax.clip.source import INDEX, PICKLED, WEIGHTS, SourceError, refusal, resolve
 from core_jax.clip.tokenizer import Tokenizer
+from core_jax.clip.tokenizer_files import FILES as TOKENIZER_FILES
 from core_jax.clip.weights import WeightsError
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class SourceError(FileNotFoundError):
-    """A model that is not where it was said to be, or is not in a form that is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,39 +109,6 @@ def save(
     _write_folder(folder, files, tensors)
 
 
-def resolve(source: str | os.PathLike) -> pathlib.Path:
-    """The local folder of a model; a hub id is downloaded (or found in the hub's cache).
-
-    Raises:
-      SourceError: neither a folder nor a hub id, or the hub cannot give it.
-    """
-    folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        if folder.suffix in _PICKLED:
-            raise SourceError(_refusal(folder))
-        raise SourceError(f"{folder} is a file: give the HuggingFace folder that holds it")
-    name = os.fspath(source)
-    owner = pathlib.Path(name).parts[0] if name else ""
-    if not _HUB_ID.fullmatch(name) or os.path.isdir(owner):
-        raise SourceError(
-            f"no folder {name!r} (from {os.getcwd()}): give a HuggingFace CLIP folder, or a hub id of the form owner/name"
-        )
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        found = huggingface_hub.snapshot_download(
-            name, allow_patterns=["*.json", "*.txt", "*.safetensors"]
-        )
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise SourceError(
-            f"{name!r} is not a folder (from {os.getcwd()}), and the hub did not give a model of that id: {error}"
-        ) from error
-    return pathlib.Path(found)
-
-
 def read_config(folder: pathlib.Path) -> ClipConfig:
     """The configuration of the model in `folder`.
 
@@ -205,9 +163,9 @@ def _open_tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
             listed = "\n  ".join(problems or ["weight_map is empty"])
             raise SourceError(f"{folder / INDEX} names files that are not beside it:\n  {listed}")
     else:
-        pickled = sorted(p for p in folder.iterdir() if p.suffix in _PICKLED)
+        pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLED)
         if pickled:
-            raise SourceError(_refusal(pickled[0]))
+            raise SourceError(refusal(pickled[0]))
         raise SourceError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
     with contextlib.ExitStack() as stack:
         handles, problems = {}, []
@@ -226,27 +184,6 @@ def _open_tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
             listed = "\n  ".join(problems)
             raise WeightsError(f"{folder}: unreadable weights (copy them again):\n  {listed}")
         yield _Tensors(handles)
-
-
-def _refusal(path: pathlib.Path) -> str:
-    """Why a pickled checkpoint is refused, and the command that converts it."""
-    why = f"{path} is a pickled checkpoint: opening it would run whatever code it holds. "
-    if path.name.startswith("pytorch_model"):
-        command = (
-            'python -c "from transformers import CLIPModel; '
-            f"CLIPModel.from_pretrained('{path.parent}').save_pretrained('{path.parent}')\""
-        )
-        return why + f"If you trust it, convert it where torch and transformers are:\n  {command}"
-    target = path.parent / WEIGHTS
-    command = (
-        'python -c "import torch; from safetensors.torch import save_file; d = torch.load('
-        f"'{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-        f"save_file({{k: v.contiguous() for k, v in d.items()}}, '{target}')\""
-    )
-    return why + (
-        f"If you trust it and it holds HuggingFace's names (vision_model...), convert it where torch is:\n  {command}\n"
-        "and put the config.json of the model beside it."
-    )
 
 
 def _tokenizer_contents(source: str | os.PathLike | Mapping[str, bytes] | None) -> dict[str, bytes]:

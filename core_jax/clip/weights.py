@@ -11,6 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -128,7 +129,7 @@ def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> 
     if dtype not in FLOATS:
         raise WeightsError(f"dtype {dtype!r} is not one of {FLOATS}")
     expected = shapes(config)
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = _flatten(params)
     problems = [f"missing: {path}" for path in sorted(expected.keys() - flat.keys())]
     tensors = {}
     for path in sorted(flat):
@@ -153,14 +154,13 @@ def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> 
 def shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
     """Path ("vision/block_0/fc1/kernel") to shape of every leaf of the model."""
     tree = jax.eval_shape(functools.partial(model.init, config), key=jax.random.key(0))
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+    return {path: tuple(leaf.shape) for path, leaf in _flatten(tree).items()}
 
 
 def weights_digest(params: dict) -> str:
     """SHA-256 over path, shape and float32 bytes of every leaf in the order of paths: names a set of weights."""
     digest = hashlib.sha256()
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = _flatten(params)
     for path in sorted(flat):
         value = np.asarray(flat[path])
         digest.update(f"{path} {value.shape}\n".encode())
@@ -186,6 +186,10 @@ def resize_positions(params: dict, config: ClipConfig, image_size: int) -> tuple
     )
     position = jnp.concatenate([position[:1], grid.reshape(new * new, width)])
     return params | {"vision": params["vision"] | {"position_embedding": position}}, resized
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def _our_path(name: str) -> tuple[str | None, Row | None]:
