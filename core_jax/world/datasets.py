@@ -17,9 +17,9 @@ from collections.abc import Collection
 import numpy as np
 
 from core_jax.world import attributes as attrs
-from core_jax.world import captions as words_of
 from core_jax.world import disk, scenes
 from core_jax.world import styles as looks
+from core_jax.world.captions import captions
 from core_jax.world.styles import StyleMix
 
 OBJECTS, PRETRAIN = "world_objects", "world_pretrain"
@@ -160,7 +160,7 @@ def write_pretrain(
                     seed, stream, first, len(numbers), size=size, styles=styles, held_out=held_out
                 )
                 triple = batch["shape"], batch["colour"], batch["texture"]
-                texts = words_of.captions(seed, stream, first, *triple).texts
+                texts = captions(seed, stream, first, *triple).texts
                 for k, number in enumerate(numbers.tolist()):
                     path = f"{split}/{number // 1000:03d}/{number:06d}.png"
                     writer.png(f"images/{path}", batch["image"][k])

@@ -41,7 +41,8 @@ def _grain(image, distance, noise, strength):
 
 def _cast(image, distance, noise, strength):
     """Warm or cold light: the channels are scaled apart."""
-    tilt = _strength(strength, -0.35, 0.35)
+    side = 2 * strength - 1
+    tilt = np.copysign(0.15 + 0.2 * np.abs(side), side).astype(np.float32)[:, None, None, None]
     gain = np.concatenate([1 + tilt, np.ones_like(tilt), 1 - tilt], axis=1).astype(np.float32)
     return image * gain
 
