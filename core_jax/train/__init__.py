@@ -1,14 +1,10 @@
 """Training shared by the methods: task protocol, step, sharding rules, checkpoints, loop, metrics."""
 
 from core_jax.train.checkpoint import CheckpointError
-from core_jax.train.loop import (
-    PREEMPTED_EXIT_CODE,
-    FitOptions,
-    NonFiniteError,
-    PreemptedError,
-    fit,
-)
+from core_jax.train.feed import DataEndedError
+from core_jax.train.loop import FitOptions, fit, restore
 from core_jax.train.step import State
+from core_jax.train.stop import PREEMPTED_EXIT_CODE, NonFiniteError, Preempted
 from core_jax.train.task import Aux, Params, Task
 from core_jax.train.writers import WorkdirError
 
@@ -16,12 +12,14 @@ __all__ = [
     "PREEMPTED_EXIT_CODE",
     "Aux",
     "CheckpointError",
+    "DataEndedError",
     "FitOptions",
     "NonFiniteError",
     "Params",
-    "PreemptedError",
+    "Preempted",
     "State",
     "Task",
     "WorkdirError",
     "fit",
+    "restore",
 ]

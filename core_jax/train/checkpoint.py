@@ -18,6 +18,8 @@ import jax
 from core_jax.data import files
 from core_jax.train.sharding import path_name
 
+_RUN_FACTS = ("digest of the configuration", "data workers", "processes")
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, or does not belong to this run."""
@@ -39,15 +41,12 @@ class Identity:
     workers: int
     processes: int
 
-    def facts(self) -> dict[str, Any]:
-        """Flat JSON form."""
-        pins = {f"pin {name}": value for name, value in self.pins.items()}
-        return {
-            "digest of the configuration": self.config,
-            "data workers": self.workers,
-            "processes": self.processes,
-            **pins,
-        }
+    def facts(self, *, data: bool = True) -> dict[str, Any]:
+        """Flat JSON form; without `data`, only what the parameters themselves depend on."""
+        facts = {f"pin {name}": value for name, value in self.pins.items()}
+        if data:
+            facts |= dict(zip(_RUN_FACTS, (self.config, self.workers, self.processes), strict=True))
+        return facts
 
 
 class Checkpoints:
@@ -57,19 +56,23 @@ class Checkpoints:
       folder: absolute; made if missing.
       identity: written into every checkpoint, compared when one is restored.
       keep: number of checkpoints kept, the newest ones.
+      read_only: never write or clean up; another process may be training there.
     """
 
-    def __init__(self, folder: pathlib.Path, identity: Identity, *, keep: int):
+    def __init__(
+        self, folder: pathlib.Path, identity: Identity, *, keep: int = 1, read_only: bool = False
+    ):
+        # Seconds to import: what only describes a task should not pay for it.
         import orbax.checkpoint as ocp
 
-        self._ocp, self.folder, self._identity = ocp, folder, identity
-        policy = ocp.checkpoint_managers.LatestN(keep)
+        self.folder, self._identity, self._ocp = folder, identity, ocp
         self._manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -78,7 +81,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether every process must save at this step because one was told to leave."""
+        """Whether a process of a distributed run was told to leave, and this is the step all agreed on."""
         return self._manager.reached_preemption(step)
 
     def save(
@@ -117,33 +120,33 @@ class Checkpoints:
                 f"is step {self._last_complete(step)}. Free some space and start again with --resume."
             ) from error
 
-    def restore(self, state: Any, *, step: int | None = None) -> tuple[Any, dict, dict]:
+    def restore(
+        self, state: Any, *, step: int | None = None, data: bool = True
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Read a checkpoint into the shapes, dtypes and shardings of `state`.
 
         Args:
-          state: a state of this run, for its form only.
+          state: a state of this run; only its form is looked at.
           step: which checkpoint; None takes the newest.
+          data: the run goes on, so the position of its data matters; else only the pins and the arrays must agree.
 
         Returns:
-          (state, position of the data iterator, meta).
+          (state, position of the data iterator, meta); the position is empty without `data`.
 
         Raises:
           CheckpointError: there is none, or it belongs to something else (all differences in one message).
         """
         import grain
 
-        step = self._find(step)
-        meta = self._check(step, state, self._identity.facts())
-        position = _Position({})
-        abstract = jax.tree.map(_abstract, state)
         args = self._ocp.args
-        restored = self._manager.restore(
-            step,
-            args=args.Composite(
-                state=args.StandardRestore(abstract),
-                data=grain.checkpoint.CheckpointRestore(position),
-            ),
-        )
+        step = self._find(step)
+        meta = self._manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
+        self._compare(step, meta, state, data)
+        position = _Position({})
+        items: dict[str, Any] = {"state": args.StandardRestore(jax.tree.map(_abstract, state))}
+        if data:
+            items["data"] = grain.checkpoint.CheckpointRestore(position)
+        restored = self._manager.restore(step, args=args.Composite(**items))
         return restored["state"], position.data, meta
 
     def close(self) -> None:
@@ -158,21 +161,22 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: it has {steps}")
         return step
 
-    def _check(self, step: int, state: Any, facts: Mapping[str, Any]) -> dict:
-        args = self._ocp.args
-        meta = self._manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
-        problems = []
-        for there, now in ((meta["facts"], facts), (meta["arrays"], _forms(state))):
-            for name in [*there, *(name for name in now if name not in there)]:
-                if there.get(name) != now.get(name):
-                    problems.append(f"{name}: {there.get(name)} there, {now.get(name)} now")
+    def _compare(self, step: int, meta: Mapping[str, Any], state: Any, data: bool) -> None:
+        ours = {**self._identity.facts(data=data), **_forms(state)}
+        theirs = {**meta["facts"], **meta["arrays"]}
+        if not data:
+            theirs = {name: value for name, value in theirs.items() if name not in _RUN_FACTS}
+        problems = [
+            f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} now"
+            for name in [*theirs, *(name for name in ours if name not in theirs)]
+            if theirs.get(name) != ours.get(name)
+        ]
         if problems:
             raise CheckpointError(
-                f"checkpoint of step {step} in {self.folder} does not belong to this run:\n  "
+                f"the checkpoint of step {step} in {self.folder} does not belong to this run:\n  "
                 + "\n  ".join(problems)
                 + "\nStart with what the checkpoint was made with, or choose another workdir."
             )
-        return meta
 
     def _last_complete(self, failed: int) -> int | None:
         self._manager.reload()

@@ -45,7 +45,9 @@ class Feed:
         self._host_keys = host_keys
         self._queue: queue.Queue = queue.Queue(maxsize=_DEPTH)
         self._stop = threading.Event()
-        self._position = saved or {"iterator": json.dumps(self._iterator.get_state()), "skip": 0}
+        if saved is not None:
+            self._iterator.set_state(json.loads(saved["iterator"]))
+        self._position = saved or {"iterator": self._snapshot(), "skip": 0}
         self._thread = threading.Thread(target=self._produce, name="feed", daemon=True)
         self._thread.start()
 
@@ -66,24 +68,19 @@ class Feed:
     def close(self) -> None:
         """Stop the thread and the iterator's own threads and processes."""
         self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        # A source that hangs must not keep the process from ending: the thread is a daemon.
+        self._thread.join(timeout=10)
         if hasattr(self._iterator, "close"):
             self._iterator.close()
 
     def _produce(self) -> None:
         try:
             snapshot, skip = self._position["iterator"], self._position["skip"]
-            if skip or self._position["iterator"] is not None:
-                self._iterator.set_state(json.loads(snapshot))
             for _ in range(skip):
                 next(self._iterator)
             for count in itertools.count(skip):
                 if count and count % SNAPSHOT_EVERY == 0:
-                    snapshot, skip = json.dumps(self._iterator.get_state()), 0
+                    snapshot, skip = self._snapshot(), 0
                 host = next(self._iterator)
                 skip += 1
                 batch, ids = self._split(host)
@@ -95,10 +92,13 @@ class Feed:
         except BaseException as error:  # handed to the loop, which raises it
             self._put(error)
 
+    def _snapshot(self) -> str:
+        return json.dumps(self._iterator.get_state())
+
     def _put(self, item: Any) -> bool:
         while not self._stop.is_set():
             try:
-                self._queue.put(item, timeout=0.5)
+                self._queue.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue

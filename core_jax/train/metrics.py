@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,40 +58,51 @@ def pack(
 
 
 class Window:
-    """Running means since the last log line, kept in float64 on the host."""
+    """Running means since the last log line, kept in float64 on the host.
 
-    def __init__(
-        self, names: tuple[str, ...] = (), total: np.ndarray | None = None, steps: int = 0
-    ):
-        self.names, self.total, self.steps = names, total, steps
+    Args:
+      since: training seconds at its first step, from `Clock.training`.
+    """
 
-    def add(self, names: tuple[str, ...], values: np.ndarray) -> None:
+    def __init__(self, since: float = 0.0):
+        self.since, self.steps = since, 0
+        self._names: tuple[str, ...] = ()
+        self._total: np.ndarray | None = None
+
+    def add(self, names: tuple[str, ...], values: Float[np.ndarray, " 2+2*N"]) -> None:
         """Add the vector of one step."""
-        self.names, self.steps = names, self.steps + 1
+        self._names, self.steps = names, self.steps + 1
         # A fresh sum, not `+=`: the first vector is a view of a device buffer.
-        self.total = values.astype(np.float64) if self.total is None else self.total + values
+        self._total = values.astype(np.float64) if self._total is None else self._total + values
 
     def means(self) -> dict[str, float]:
         """Name -> mean: over steps for loss and gradient norm, over counts for the task's metrics."""
-        if self.total is None:
+        if self._total is None:
             return {}
-        loss, norm, *pairs = self.total.tolist()
+        loss, norm, *pairs = self._total.tolist()
         means = {"loss": loss / self.steps, "grad_norm": norm / self.steps}
-        for name, total, count in zip(self.names, pairs[::2], pairs[1::2], strict=True):
+        for name, total, count in zip(self._names, pairs[::2], pairs[1::2], strict=True):
             means[name] = total / count if count else math.nan
         return means
 
-    def to_json(self) -> dict:
-        """JSON form, exact (Python floats print so that they read back the same)."""
-        total = None if self.total is None else self.total.tolist()
-        return {"names": list(self.names), "total": total, "steps": self.steps}
+    def to_json(self) -> dict[str, Any]:
+        """JSON form, exact: Python prints floats so that they read back the same."""
+        total = None if self._total is None else self._total.tolist()
+        return {
+            "since": self.since,
+            "steps": self.steps,
+            "names": list(self._names),
+            "total": total,
+        }
 
     @classmethod
-    def from_json(cls, saved: Mapping) -> "Window":
+    def from_json(cls, saved: Mapping[str, Any]) -> "Window":
         """Inverse of `to_json`."""
-        total = saved["total"]
-        total = None if total is None else np.asarray(total, np.float64)
-        return cls(tuple(saved["names"]), total, int(saved["steps"]))
+        window = cls(saved["since"])
+        window.steps, window._names = saved["steps"], tuple(saved["names"])
+        if saved["total"] is not None:
+            window._total = np.asarray(saved["total"], np.float64)
+        return window
 
 
 class Clock:
@@ -113,6 +125,6 @@ class Clock:
         self._last = now
 
     @property
-    def running(self) -> float:
+    def training(self) -> float:
         """Seconds spent training: waiting for data and stepping; compiling, evaluating and saving left out."""
         return self.seconds["data_wait"] + self.seconds["step"]

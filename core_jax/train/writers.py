@@ -3,6 +3,7 @@
 Only process 0 writes; every process reads.
 """
 
+import errno
 import json
 import math
 import pathlib
@@ -17,15 +18,19 @@ from core_jax.data import files
 Path = pathlib.Path
 
 
+# Prefix of the names that `Task.evaluate` returns.
+EVALUATION = "eval/"
+
+
 class WorkdirError(ValueError):
     """The work directory holds something that this run must not mix with."""
 
 
-def claim(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    """Take a work directory for a run, or refuse it before anything is written.
+def check(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a work directory that holds something else; nothing is written.
 
     Args:
-      workdir: made if missing.
+      workdir: may be missing.
       config: the experiment's configuration, JSON-able.
       resume: the directory may hold an earlier part of the same run.
 
@@ -33,9 +38,8 @@ def claim(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
       WorkdirError: it holds a run with another configuration (all differences listed), or a run and `resume` is off.
     """
     path = workdir / "config.json"
-    ours = json.loads(files.canonical_json(dict(config)))
     if path.exists():
-        differences = _differences(json.loads(path.read_text()), ours)
+        differences = _differences(json.loads(path.read_text()), _plain(config))
         if differences:
             raise WorkdirError(
                 f"{workdir} holds a run with another configuration (there -> now):\n  "
@@ -52,16 +56,21 @@ def claim(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
             f"{workdir} has checkpoints but no config.json, so nobody can tell what they belong to. Choose another "
             "workdir, or delete it."
         )
-    _barrier("claim workdir")
-    if jax.process_index() == 0 and not path.exists():
-        files.atomic_write(path, json.dumps(ours, indent=2, sort_keys=True) + "\n")
 
 
-def _barrier(name: str) -> None:
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Make the work directory and write its config.json, once every process has passed `check`."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+        multihost_utils.sync_global_devices("claim workdir")
+    path = workdir / "config.json"
+    if jax.process_index() == 0 and not path.exists():
+        files.atomic_write(path, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(files.canonical_json(dict(config)))
 
 
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:
@@ -82,13 +91,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a JSONL file; a last line that a killed process left unfinished is dropped."""
     if not path.exists():
         return []
-    *lines, rest = path.read_text().split("\n")
-    del rest
+    lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 class History:
-    """metrics.jsonl: one line per log, {"step", names and values, "seconds", "steps_per_second"}; numbers that are not finite are null.
+    """metrics.jsonl: one line per log, {"step": ..., name: value, ...}; a number that is not finite is null.
 
     Args:
       path: the file.
@@ -98,12 +106,26 @@ class History:
     def __init__(self, path: Path, *, step: int):
         lines = [line for line in read_jsonl(path) if line["step"] <= step]
         files.atomic_write(path, "".join(_line(line) for line in lines))
+        self._path = path
         self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line."""
-        self._file.write(_line({"step": step, **values}))
-        self._file.flush()
+        """Append one line.
+
+        Raises:
+          DiskFullError: the disk is full; an unfinished line is dropped when the run resumes.
+        """
+        try:
+            self._file.write(_line({"step": step, **values}))
+            self._file.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise files.DiskFullError(
+                error.errno,
+                f"no space left on the device while writing step {step} to {self._path}. Free some space and start "
+                "again with --resume",
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -142,6 +164,19 @@ class TensorBoard:
         self._writer.close()
 
 
+def _import_tensorboardx() -> Any:
+    # It imports torch wherever that is installed: seconds and hundreds of megabytes for a writer of scalars.
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return tensorboardX
+
+
 class Progress:
     """A tqdm bar where standard error is a terminal, else one plain line per log.
 
@@ -165,9 +200,12 @@ class Progress:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show the newest values."""
+        evaluation = any(name.startswith(EVALUATION) for name in values)
         text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
-        if self._bar is not None:
+        if self._bar is not None and not evaluation:
             self._bar.set_postfix_str(text, refresh=False)
+        elif self._bar is not None:
+            self._bar.write(f"step {step}/{self._total} {text}", file=sys.stderr)
         elif self._shown:
             print(f"step {step}/{self._total} {text}", file=sys.stderr, flush=True)
 
@@ -175,3 +213,43 @@ class Progress:
         """Leave the bar on the screen."""
         if self._bar is not None:
             self._bar.close()
+
+
+class Log:
+    """All of these as one, on process 0; silent on the others.
+
+    Args:
+      workdir: the work directory.
+      total: number of steps.
+      start: steps already done.
+      shown: show progress.
+    """
+
+    def __init__(self, workdir: Path, total: int, start: int, *, shown: bool):
+        self._path = workdir / "metrics.jsonl"
+        self._progress = Progress(total, start, shown=shown and jax.process_index() == 0)
+        self._writers: list[Any] = [self._progress]
+        if jax.process_index() == 0:
+            self._writers += [
+                History(self._path, step=start),
+                TensorBoard(workdir / "tensorboard", step=start),
+            ]
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._progress.advance()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values everywhere."""
+        for writer in self._writers:
+            writer.write(step, values)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation of this step is on record; the same answer on every process."""
+        names = [name for line in read_jsonl(self._path) if line["step"] == step for name in line]
+        return any(name.startswith(EVALUATION) for name in names)
+
+    def close(self) -> None:
+        """Close all."""
+        for writer in self._writers:
+            writer.close()

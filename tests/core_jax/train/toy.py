@@ -13,7 +13,7 @@ ROWS, WIDTH, BATCH, RATE, DECAY = 64, 3, 8, 0.05, 0.9
 
 
 def rows():
-    """x [64, 3], y [64] of a noisy plane."""
+    """Inputs x [64, 3], y [64] of a noisy plane."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
     y = (x @ np.array([1.0, -2.0, 0.5]) + 0.1 * rng.normal(size=ROWS)).astype(np.float32)
@@ -63,14 +63,14 @@ def make(total_steps=20, *, noise=0.0, optimizer=lambda: optax.sgd(RATE), **chan
             stats={"mean": jnp.zeros(())},
         )
 
-    fields = dict(
-        init=init,
-        loss=loss,
-        train_data=train_data,
-        evaluate=lambda trainable, frozen, stats: {"w_norm": jnp.linalg.norm(trainable["w"])},
-        optimizer=optimizer,
-        sharding_rules=(("trainable/.*", P()),),
-        total_steps=total_steps,
-        batch_ids=("row", "name"),
-    )
+    fields = {
+        "init": init,
+        "loss": loss,
+        "train_data": train_data,
+        "evaluate": lambda trainable, frozen, stats: {"w_norm": jnp.linalg.norm(trainable["w"])},
+        "optimizer": optimizer,
+        "sharding_rules": (("trainable/.*", P()),),
+        "total_steps": total_steps,
+        "batch_ids": ("row", "name"),
+    }
     return Task(**{**fields, **changes})
