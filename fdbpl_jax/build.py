@@ -244,7 +244,8 @@ def finish(folder: str | Path) -> bool:
     manifest = plan | {
         "shards": labels,
         "students": students,
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": {name: metadata.version(name) for name in _PACKAGES}
+        | {"platform": jax.default_backend()},
         "complete": True,
     }
     text, path = layout.dump(manifest), folder / layout.MANIFEST

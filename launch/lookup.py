@@ -1,0 +1,111 @@
+"""Builds, verifies or describes a region lookup: a teacher's labels, made once and read by many runs.
+
+  python -m launch.lookup build --config=configs/fdbpl_world.py [--features=STUDENT|none] [--shards=i/n]
+  python -m launch.lookup verify --config=configs/fdbpl_world.py [--lookup=DIR]      exit status 1 if it is not sound
+  python -m launch.lookup verify --lookup=DIR --digests_only                         needs neither weights nor pictures
+  python -m launch.lookup stats --lookup=DIR [--out=FILE.png]
+
+A build that was killed goes on with the same command and ends in the same bytes. Time: one teacher pass per region,
+R = 100 per picture; the embedded world's config takes about a minute on two cores, an ImageNet teacher wants a GPU.
+"""
+
+from absl import flags
+
+from launch import config as config_lib
+
+WORDS = ("build", "verify", "stats")
+_CONFIG = config_lib.define()
+_LOOKUP = flags.DEFINE_string(
+    "lookup", None, "folder of the lookup; config.lookup.dir unless given"
+)
+_FEATURES = flags.DEFINE_string(
+    "features",
+    None,
+    "model whose features are stored; 'none' stores none. Default: the config's student, unless data.source=images",
+)
+_SHARDS = flags.DEFINE_string("shards", None, "i/n: this is the i-th of n independent jobs")
+_DIGESTS_ONLY = flags.DEFINE_bool("digests_only", False, "verify: compare digests and stop")
+_OUT = flags.DEFINE_string("out", None, "stats: also plot the histograms into this PNG")
+
+
+def main(argv: list[str]) -> int:
+    """Runs one of `WORDS`; returns the exit status."""
+    return {"build": _build, "verify": _verify, "stats": _stats}[argv[1]]()
+
+
+def parse_shards(text: str | None) -> tuple[int, int] | None:
+    """The numbers of "i/n".
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise ValueError(f"--shards={text}: expected i/n with 0 <= i < n, such as 0/4")
+    return int(first), int(count)
+
+
+def _folder() -> str:
+    folder = _LOOKUP.value or (_CONFIG.value.lookup.dir if _CONFIG.value is not None else None)
+    if not folder:
+        raise ValueError(
+            "--lookup=DIR, or a --config with lookup.dir, names the lookup; neither was given"
+        )
+    return folder
+
+
+def _config():
+    if _CONFIG.value is None:
+        raise ValueError(
+            "--config=FILE is needed: it names the data set, the teacher and the student"
+        )
+    config = _CONFIG.value.copy_and_resolve_references()
+    if _LOOKUP.value:
+        config.lookup.dir = _LOOKUP.value
+    return config
+
+
+def _build() -> int:
+    from fdbpl_jax import build, layout, lookup
+
+    features = {None: None, "none": False}.get(_FEATURES.value, _FEATURES.value)
+    folder = build.build_from_config(
+        _config(), features=features, shards=parse_shards(_SHARDS.value)
+    )
+    if (folder / layout.MANIFEST).is_file():
+        opened = lookup.open(folder)
+        stored = ", ".join(opened.manifest["students"]) or "no student"
+        print(
+            f"{folder}: complete, {opened.num_images} pictures x {opened.regions} regions, features of {stored}"
+        )
+    else:
+        print(f"{folder}: this job's shards are written; others are still missing")
+    return 0
+
+
+def _verify() -> int:
+    from fdbpl_jax import verify
+
+    if _DIGESTS_ONLY.value:
+        report = verify.Report(problems=tuple(verify.digests(_folder())))
+    else:
+        report = verify.verify_from_config(_folder(), _config())
+    print(verify.text(report))
+    return 1 if report.problems else 0
+
+
+def _stats() -> int:
+    from fdbpl_jax import summary
+
+    found = summary.summarise(_folder())
+    print(summary.text(found))
+    if _OUT.value:
+        summary.plot(found, _OUT.value)
+        print(f"histograms in {_OUT.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    config_lib.run(main, words=WORDS)
