@@ -148,11 +148,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, *, step: int):
-        import tensorboardX
-
-        self._writer = tensorboardX.SummaryWriter(
-            str(folder), purge_step=step + 1 if step else None
-        )
+        tensorboardx = _import_tensorboardx()
+        self._writer = tensorboardx.SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add one scalar per name."""
