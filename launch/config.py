@@ -131,39 +131,53 @@ def from_workdir(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(_tuples(values)).lock()
 
 
-def run(main: Callable[[Sequence[str]], Any], failures: tuple[type[Exception], ...] = ()) -> None:
-    """Parse the flags, run `main(argv)` and exit.
+def run(
+    main: Callable[[list[str]], Any],
+    failures: Callable[[], tuple[type[Exception], ...]] = tuple,
+    *,
+    words: Sequence[str] = (),
+) -> None:
+    """Parse the flags, run `main(argv)` and exit with what it returns.
 
     Problems of the user's making (ValueError, OSError) end in their message and status 2.
 
     Args:
       main: called with what is left of the command line after the flags.
-      failures: further exceptions that speak for themselves: their message and status 1, no trace.
+      failures: gives further exceptions that speak for themselves: their message and status 1, no trace. Asked only
+        when something was raised, so that a bad flag costs no imports.
+      words: the command takes exactly one of these words beside its flags; empty: it takes flags only.
     """
     # The name of the module as typed after python -m; sys.argv[0] is a path there.
     name = f"launch.{pathlib.Path(sys.argv[0]).stem}"
     app.run(
-        lambda argv: _guarded(main, argv, name, failures),
+        lambda argv: _guarded(main, list(argv), name, failures, words),
         flags_parser=lambda argv: _flags(argv, name),
     )
 
 
 def _guarded(
-    main: Callable[[Sequence[str]], Any],
-    argv: Sequence[str],
+    main: Callable[[list[str]], Any],
+    argv: list[str],
     name: str,
-    failures: tuple[type[Exception], ...],
+    failures: Callable[[], tuple[type[Exception], ...]],
+    words: Sequence[str],
 ) -> Any:
-    if len(argv) > 1:
+    if words and (len(argv) != 2 or argv[1] not in words):
+        given = " ".join(argv[1:]) or "nothing"
+        _stop(name, [f"expected one of the words {', '.join(words)}; got {given}"])
+    if not words and len(argv) > 1:
         _stop(name, [f"{text}: not a flag; flags start with --" for text in argv[1:]])
     try:
         return main(argv)
-    except (ValueError, OSError, *failures) as error:
+    except Exception as error:
         # What the packages raise at their boundary about inputs and files; bugs are other types and keep their trace.
+        failed = isinstance(error, failures())
+        if not failed and not isinstance(error, (ValueError, OSError)):
+            raise
         if _TRACEBACK.value:
             traceback.print_exc()
         hint = [] if _TRACEBACK.value else ["(--traceback shows where this was raised)"]
-        _stop(name, [str(error), *hint], 1 if isinstance(error, failures) else USAGE_STATUS)
+        _stop(name, [str(error), *hint], 1 if failed else USAGE_STATUS)
 
 
 def _flags(argv: Sequence[str], name: str) -> list[str]:

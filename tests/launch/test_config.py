@@ -187,3 +187,26 @@ def test_entry_point_names_a_missing_configuration(entry, tmp_path):
 
 def test_entry_point_shows_the_trace_when_asked(entry, path):
     assert "Traceback" in entry(f"--config={path}", "--config.lr=-1", "--traceback").stderr
+
+
+def test_a_command_word_is_asked_for(tmp_path):
+    script = tmp_path / "words.py"
+    script.write_text(
+        "from launch import config\n"
+        "if __name__ == '__main__':\n"
+        "    config.run(lambda argv: {'build': 0, 'check': 3}[argv[1]], words=('build', 'check'))\n"
+    )
+
+    def call(*arguments):
+        environment = {
+            "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
+            "PATH": "/usr/bin:/bin",
+        }
+        command = [sys.executable, str(script), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert call("check").returncode == 3
+    for arguments, given in (((), "nothing"), (("bild",), "bild"), (("build", "x"), "build x")):
+        done = call(*arguments)
+        assert done.returncode == config_lib.USAGE_STATUS
+        assert done.stderr == f"launch.words: expected one of the words build, check; got {given}\n"

@@ -1,0 +1,213 @@
+"""A run in its work directory: train it, find out how far it is, restore it, evaluate it.
+
+Everything an entry point does with a run is here as a function, so that several runs can share one process.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import ml_collections
+
+from launch import config as config_lib
+from launch import tasks
+
+Path = pathlib.Path
+RESULTS = "results.jsonl"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> Any:
+    """The loop's options: the group `config.fit`, the run's seed and its data workers.
+
+    Returns:
+      core_jax.train.FitOptions.
+
+    Raises:
+      ConfigError: keys of config.fit that the loop does not have, or values it refuses.
+    """
+    from core_jax import train
+
+    given = dict(config.get("fit", {}))
+    known = {field.name for field in dataclasses.fields(train.FitOptions)} - {"seed", "progress"}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        listed = ", ".join(f"config.fit.{name}={given[name]}" for name in unknown)
+        raise config_lib.ConfigError(
+            f"{listed}: there is no such key; config.fit has {', '.join(sorted(known))}"
+        )
+    if "workers" in config.get("data", {}):
+        given.setdefault("workers", config.data.workers)
+    try:
+        return train.FitOptions(seed=config.get("seed", 0), progress=progress, **given)
+    except ValueError as error:
+        raise config_lib.ConfigError(f"config.fit: {error}") from error
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train what a configuration describes, from the start or from the newest checkpoint.
+
+    Raises:
+      ValueError: the configuration or its inputs cannot be used, or `workdir` holds something else.
+    """
+    from core_jax import train as train_lib
+
+    options = fit_options(config, progress=progress)
+    task = tasks.build(config)
+    train_lib.fit(
+        task, options, workdir=workdir, config_json=config_lib.to_json(config), resume=resume
+    )
+
+
+def require_same(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Refuse a configuration that is not the one a work directory was trained with, naming the differences.
+
+    Raises:
+      WorkdirError: they differ.
+    """
+    from core_jax.train import writers
+
+    writers.check(Path(workdir), config_lib.to_json(config), resume=True)
+
+
+def is_trained(workdir: str | Path) -> bool:
+    """Whether a run has made its last step."""
+    return (Path(workdir) / "timing.json").is_file()
+
+
+def timing(workdir: str | Path) -> dict[str, float]:
+    """Seconds of a finished run by part; empty before it has finished."""
+    path = Path(workdir) / "timing.json"
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))["seconds"]
+
+
+def training_seconds(workdir: str | Path) -> float | None:
+    """Wall-clock seconds of a finished run without its evaluations, over all restarts."""
+    parts = timing(workdir)
+    if not parts:
+        return None
+    return round(sum(value for name, value in parts.items() if name != "evaluation"), 3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A trained run.
+
+    Attributes:
+      config: what it was trained with.
+      task: built from it.
+      params: its arrays on the device, a core_jax.train.Params.
+      step: updates made.
+    """
+
+    config: ml_collections.ConfigDict
+    task: Any
+    params: Any
+    step: int
+
+
+def restore(workdir: str | Path) -> Restored:
+    """A run from its work directory alone: config.json and the newest checkpoint.
+
+    Raises:
+      ConfigError: nothing was trained there.
+      CheckpointError: the newest checkpoint does not belong to this configuration and these inputs.
+    """
+    from core_jax import train as train_lib
+    from core_jax.train import sharding
+    from core_jax.train import step as step_lib
+
+    config = config_lib.from_workdir(workdir)
+    mesh_shape, task = fit_options(config).mesh_shape, tasks.build(config)
+    if task.total_steps:
+        params, step = train_lib.restore(task, workdir=workdir, mesh_shape=mesh_shape)
+    else:
+        # Nothing to train, so no checkpoint: what the task starts with is what there is.
+        mesh, seed = sharding.make_mesh(mesh_shape), config.get("seed", 0)
+        state, frozen, _ = step_lib.init(task, mesh, seed=seed)
+        params = train_lib.Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
+        step = 0
+    return Restored(config=config, task=task, params=params, step=step)
+
+
+def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> list[dict]:
+    """Evaluate a run and append its result lines to results.jsonl.
+
+    Args:
+      workdir: of the run; nothing else is needed.
+      extra: fields to add to each line, such as the name of a variant.
+
+    Returns:
+      The lines, as written; every process computes them, process 0 writes.
+    """
+    import jax
+
+    run = restore(workdir)
+    common = {
+        "seed": run.config.get("seed", 0),
+        "steps": run.step,
+        "seconds_train": training_seconds(workdir),
+        **provenance(),
+        **(extra or {}),
+    }
+    lines = [{**line, **common} for line in tasks.result_lines(run.config, run.task, run.params)]
+    if jax.process_index() == 0:
+        append(Path(workdir) / RESULTS, lines)
+    return lines
+
+
+def append(path: Path, lines: list[dict]) -> None:
+    """Add lines to a JSONL file, all or none of them."""
+    from core_jax.data import files
+
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    files.atomic_write(path, before + text)
+
+
+def read_metrics(workdir: str | Path) -> dict[str, list]:
+    """metrics.jsonl as columns: {"step": [...], name: [...]}, for the steps that have every training metric."""
+    from core_jax.train import writers
+
+    lines = writers.read_jsonl(Path(workdir) / "metrics.jsonl")
+    lines = [line for line in lines if line.get("loss") is not None]
+    names = set.intersection(*(set(line) for line in lines)) if lines else set()
+    return {name: [line[name] for line in lines] for name in sorted(names)}
+
+
+def provenance() -> dict[str, Any]:
+    """What computed a result: device, versions of the libraries, commit of this source tree where it is one."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "git": _commit(),
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
