@@ -108,8 +108,8 @@ class Tokenizer:
         ]
         if problems:
             raise TokenizerError(
-                f"{len(problems)} words are not among the {backend.get_vocab_size()} of the vocabulary of {self.folder}; "
-                "use other words, or a model with a larger vocabulary:\n  " + "\n  ".join(problems)
+                f"words that the vocabulary of {self.folder} ({backend.get_vocab_size()} words) does not hold; use others, or "
+                "a model with a larger vocabulary:\n  " + "\n  ".join(problems)
             )
 
     @functools.cached_property
