@@ -35,9 +35,11 @@ class DataConfig:
       seed: seed of the few-shot lists.
       split: classes to train on: "base" (then both halves are judged), "new", or "all".
       source: "features" of the lookup, "images", or "auto": features where they are stored and legal.
-      fresh: draw new regions for every visit instead of the lookup's; "auto" for the methods that use no lookup.
+      fresh: draw new regions for every visit instead of the lookup's; "auto" where nothing else needs the lookup.
       resident: the lookup lies on every device: "auto" (up to 2 GiB), "True" or "False".
       workers: processes that decode images; 0 decodes in threads of this one.
+      judge: pictures that evaluation uses: "test", or "val" to choose settings by.
+      cache: folder that keeps the student's features of those pictures; empty keeps none.
     """
 
     dataset: str = "world_objects"
@@ -50,6 +52,8 @@ class DataConfig:
     fresh: str = "auto"
     resident: str = "auto"
     workers: int = 0
+    judge: str = "test"
+    cache: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,9 @@ class LookupConfig:
       top_k: classes stored per region.
       dense: store every class; None decides by their number (up to 64).
       seed: of the boxes.
+      seeds: seeds of the few-shot lists whose union is labelled; empty takes data.seed alone.
       scale: smallest and largest area of a box, as a share of the picture.
       shard_size: pictures per file.
-      seeds: seeds of the few-shot lists whose union is labelled; empty takes data.seed alone.
       batch_size: regions in one forward pass of the teacher.
     """
 
@@ -73,9 +77,9 @@ class LookupConfig:
     top_k: int = 10
     dense: bool | None = None
     seed: int = 0
+    seeds: tuple[int, ...] = ()
     scale: tuple[float, float] = (0.08, 0.936)
     shard_size: int = 256
-    seeds: tuple[int, ...] = ()
     batch_size: int = 256
 
 
@@ -130,8 +134,18 @@ class Config:
     def fresh(self) -> bool:
         """Whether every visit draws regions of its own."""
         if self.data.fresh == "auto":
-            return not self.distilled and self.data.source != "features"
+            return not self.stored_labels and self.data.source != "features"
         return self.data.fresh == "True"
+
+    @property
+    def stored_labels(self) -> bool:
+        """Whether the teacher's labels come from the lookup."""
+        return self.distilled and self.teacher_source == "lookup"
+
+    @property
+    def needs_lookup(self) -> bool:
+        """Whether training reads the lookup: its labels, its features, or only its boxes."""
+        return self.method != "zeroshot" and not self.fresh
 
 
 # Groups of the same ConfigDict that other parts read: the loop's options, and which task this is.
@@ -144,6 +158,7 @@ _CHOICES = {
     "data.source": ("auto", "features", "images"),
     "data.fresh": ("auto", "True", "False"),
     "data.resident": ("auto", "True", "False"),
+    "data.judge": ("test", "val"),
     "prompt.class_token_position": POSITIONS,
     "prompt.text_mode": ("auto", *MODES),
     "loss.weight": ("entropy", "maxprob", "none"),
@@ -223,7 +238,8 @@ def _typed(hint: Any, value: Any, full: str, problems: list[str]) -> Any:
                 _typed(item, part, f"{full}[{i}]", problems)
                 for i, (item, part) in enumerate(zip(items, value, strict=True))
             )
-        problems.append(f"{full}={value!r}: expected {len(items)} numbers")
+        count = "a tuple of" if items[-1] is Ellipsis else f"{len(items)}"
+        problems.append(f"{full}={value!r}: expected {count} numbers")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -283,20 +299,17 @@ def _impossible(config: Config) -> Iterator[str]:
 
 def _sources(config: Config) -> Iterator[str]:
     """Combinations of method, teacher and data source that exclude each other."""
-    data, online = config.data, config.teacher_source == "online"
-    stored = config.distilled and not online
-    if stored and data.fresh == "True":
+    data, online = config.data, config.distilled and config.teacher_source == "online"
+    if config.method == "zeroshot":
+        return
+    if config.stored_labels and config.fresh:
         yield "config.data.fresh=True: the lookup has labels for its own regions only; set teacher_source=online"
-    if data.source == "features" and (online or data.fresh == "True"):
+    if data.source == "features" and (online or config.fresh):
         yield (
             "config.data.source=features: features are stored for the lookup's regions and for the student only; "
             "fresh regions and an online teacher need data.source=images"
         )
-    if data.resident == "True" and (online or data.source == "images" or data.fresh == "True"):
+    if data.resident == "True" and (online or data.source == "images" or config.fresh):
         yield "config.data.resident=True: only the lookup's labels and features can lie on the device; set it to auto"
-    if (
-        (stored or data.source == "features")
-        and config.method != "zeroshot"
-        and not config.lookup.dir
-    ):
+    if config.needs_lookup and not config.lookup.dir:
         yield "config.lookup.dir is empty: name the folder of the lookup (python -m launch.lookup build makes it)"

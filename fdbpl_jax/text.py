@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from core_jax import clip
-from fdbpl_jax.prompts import Layout, plain
+from fdbpl_jax import datasets, towers
+from fdbpl_jax.prompts import Layout
 
 MODES = ("full", "trimmed", "prefix")
 MAX_BUCKETS = 3
@@ -96,6 +97,19 @@ def split_lengths(lengths: Sequence[int], buckets: int = MAX_BUCKETS) -> tuple[i
     return best[1]
 
 
+def choose_mode(mode: str, shared: bool) -> str:
+    """The way that is taken: "auto" is "prefix" where all sentences share their context in front, else "trimmed".
+
+    Raises:
+      ValueError: an unknown mode.
+    """
+    if mode == "auto":
+        return "prefix" if shared else "trimmed"
+    if mode not in MODES:
+        raise ValueError(f"prompt.text_mode is {mode!r}: expected auto or one of {MODES}")
+    return mode
+
+
 def plan(
     layout: Layout,
     *,
@@ -117,10 +131,7 @@ def plan(
       ValueError: an unknown mode, or "prefix" where sentences share no prefix.
     """
     shared = layout.front > 0 and not class_specific
-    if mode == "auto":
-        mode = "prefix" if shared else "trimmed"
-    if mode not in MODES:
-        raise ValueError(f"prompt.text_mode is {mode!r}: expected auto or one of {MODES}")
+    mode = choose_mode(mode, shared)
     if mode == "prefix" and not shared:
         raise ValueError(
             "prompt.text_mode=prefix needs one context for all classes that stands in front of the class name, but "
@@ -250,28 +261,17 @@ def _gathered(x: Array) -> Array:
 
 
 def template_features(
-    student: clip.Clip, names: Sequence[str], templates: Sequence[str], *, batch: int = 128
+    model: clip.Clip, names: Sequence[str], templates: Sequence[str]
 ) -> Float[np.ndarray, "C D"]:
     """Zero-shot text features: the class name in each template, unit norm, averaged over templates, unit norm.
 
     Args:
-      student: any CLIP.
+      model: any CLIP.
       names: C class names.
       templates: sentences with one "{}".
-      batch: sentences per forward pass.
 
     Returns:
       float32, in class order.
     """
-    encode = jax.jit(lambda params, ids: clip.unit(clip.encode_text(params, student.config, ids)))
-    total: Any = 0.0
-    for template in templates:
-        ids = student.tokenizer([template.format(plain(name)) for name in names])
-        # Nothing stands behind the end tokens; cutting the padding off is exact and saves most of the work.
-        longest = max(len(student.tokenizer.encode(template.format(plain(n)))) for n in names) + 2
-        ids = ids[:, :longest]
-        short = -len(ids) % batch
-        ids = np.pad(ids, ((0, short if len(ids) > batch else 0), (0, 0)), mode="edge")
-        parts = [encode(student.params, ids[i : i + batch]) for i in range(0, len(ids), batch)]
-        total = total + np.concatenate([np.asarray(part) for part in parts])[: len(names)]
+    total = sum(towers.text_features(model, datasets.texts(names, one)) for one in templates)
     return total / np.linalg.norm(total, axis=-1, keepdims=True)

@@ -151,7 +151,7 @@ def test_class_order_is_restored(student, context):
 
 def test_template_features_are_the_sentences(student):
     templates = ("a photo of a {}.", "there is a {}.")
-    got = text.template_features(student, NAMES, templates, batch=4)
+    got = text.template_features(student, NAMES, templates)
     total = 0.0
     for template in templates:
         ids = student.tokenizer([template.format(name) for name in NAMES])
