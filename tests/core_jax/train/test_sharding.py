@@ -1,0 +1,148 @@
+"""Rules that place arrays, and sharded steps against unsharded ones on eight fake devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from core_jax import train
+from core_jax.train import sharding
+
+PARAMS = train.Params(
+    trainable={"dense": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}, "scale": np.zeros(())},
+    frozen={"dense": {"kernel": np.zeros((4, 6))}},
+    stats={"mean": np.zeros(6)},
+)
+
+
+def test_the_first_matching_rule_decides_and_the_rest_is_replicated():
+    rules = (("trainable/.*/kernel", P(None, "model")), ("trainable/.*", P()))
+    placed = sharding.params_shardings(PARAMS, rules, sharding.make_mesh())
+    specs = {path: s.spec for path, s in sharding.named_leaves(placed).items()}
+    assert specs == {
+        "trainable/dense/bias": P(),
+        "trainable/dense/kernel": P(None, "model"),
+        "trainable/scale": P(),
+        "frozen/dense/kernel": P(),
+        "stats/mean": P(),
+    }
+
+
+def test_a_rule_may_name_frozen_arrays():
+    rules = (("(trainable|frozen)/.*/kernel", P("model")), ("trainable/.*", P()))
+    placed = sharding.params_shardings(PARAMS, rules, sharding.make_mesh())
+    assert placed.frozen["dense"]["kernel"].spec == P("model")
+
+
+def test_every_problem_of_the_rules_is_in_the_one_message():
+    rules = (
+        ("trainable/dense/bias", P(None, "model")),
+        ("trainable/dense/kernel", P("expert")),
+        ("dense/kernel", P()),
+        (".*/dense/.*", P()),
+        ("trainable/dense/.*", P()),
+    )
+    with pytest.raises(ValueError, match="sharding_rules do not fit") as caught:
+        sharding.params_shardings(PARAMS, rules, sharding.make_mesh())
+    for part in (
+        "trainable/dense/bias (6,) has 1 axes",
+        "['expert']",
+        "rule 2 'dense/kernel' decides nothing",
+        "rule 4 'trainable/dense/.*' decides nothing",
+        "no rule matches trainable/scale",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_mesh_that_does_not_fit_the_devices():
+    with pytest.raises(ValueError, match=r"mesh_shape \(3, 5\) does not fit"):
+        sharding.make_mesh((3, 5))
+
+
+EIGHT = """
+import jax, jax.numpy as jnp, numpy as np, optax, pytest
+from jax.sharding import PartitionSpec as P
+from core_jax import train
+from core_jax.train import sharding, step
+from core_jax.train.feed import Feed
+
+RNG = np.random.default_rng(0)
+ARRAYS = {k: RNG.normal(size=s).astype(np.float32) for k, s in
+          {"w1": (4, 16), "w2": (16, 1), "frozen": (4, 4)}.items()}
+BATCH = {"x": RNG.normal(size=(16, 4)).astype(np.float32), "y": RNG.normal(size=16).astype(np.float32)}
+
+class Data:
+    def __iter__(self): return self
+    def __next__(self): return BATCH
+    def get_state(self): return {}
+    def set_state(self, state): pass
+
+def loss(trainable, frozen, stats, batch, key):
+    hidden = jnp.tanh(batch["x"] @ frozen["frozen"] @ trainable["w1"])
+    error = (hidden @ trainable["w2"])[:, 0] - batch["y"] + 0.1 * jax.random.normal(key, (16,))
+    return jnp.mean(error**2), train.Aux(metrics={"e": (jnp.sum(error), jnp.float32(16))})
+
+task = train.Task(
+    init=lambda key: train.Params(trainable={k: ARRAYS[k] for k in ("w1", "w2")}, frozen={"frozen": ARRAYS["frozen"]}),
+    loss=loss, train_data=lambda seed: Data(), evaluate=None, total_steps=1,
+    # One step of plain descent at rate 1: the difference of the parameters is the gradient.
+    optimizer=lambda: optax.chain(optax.trace(0.9), optax.scale(-1.0)),
+    sharding_rules=(("trainable/w1", P(None, "model")), ("trainable/w2", P("model")), ("frozen/.*", P("model"))))
+
+grads, aux = jax.grad(loss, has_aux=True)(
+    {k: ARRAYS[k] for k in ("w1", "w2")}, {"frozen": ARRAYS["frozen"]}, {}, BATCH,
+    jax.random.fold_in(jax.random.key(5), 0))
+for shape in ((8, 1), (4, 2), (2, 4)):
+    mesh = sharding.make_mesh(shape)
+    state, frozen, shardings = step.init(task, mesh, seed=5)
+    assert state["trainable"]["w1"].addressable_shards[0].data.shape == (4, 16 // shape[1])
+    assert state["opt_state"][0].trace["w1"].sharding.spec == P(None, "model")
+    assert frozen["frozen"].addressable_shards[0].data.shape == (4 // shape[1], 4)
+    feed = Feed(Data(), mesh)
+    batch, _ = next(feed)
+    feed.close()
+    assert batch["x"].addressable_shards[0].data.shape == (16 // shape[0], 4)
+    new, packed = step.make_step(task, shardings)(state, frozen, batch, jax.random.key(5))
+    for name, grad in grads.items():
+        np.testing.assert_allclose(ARRAYS[name] - np.asarray(new["trainable"][name]), grad, atol=2e-6)
+        assert new["trainable"][name].sharding == state["trainable"][name].sharding
+    np.testing.assert_allclose(packed.values[1], optax.tree.norm(grads), rtol=1e-5)
+    np.testing.assert_allclose(packed.values[2], aux.metrics["e"][0], rtol=1e-4, atol=1e-5)
+
+class Odd(Data):
+    def __next__(self): return {"x": BATCH["x"][:3]}
+with pytest.raises(ValueError, match="3 samples on each of 1 processes does not divide over 8"):
+    next(Feed(Odd(), sharding.make_mesh()))
+with pytest.raises(ValueError, match="an axis of 4 does not divide into 8"):
+    sharding.params_shardings(train.Params(trainable={"w": ARRAYS["frozen"]}), (("trainable/w", P("data")),), sharding.make_mesh())
+print("equal")
+"""
+
+
+def test_sharded_gradients_equal_unsharded_ones():
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+def test_optimizer_state_of_another_shape_is_replicated():
+    import optax
+
+    trainable = {"w": jax.ShapeDtypeStruct((256, 256), np.float32)}
+    mesh = sharding.make_mesh()
+    placed = {"w": jax.NamedSharding(mesh, P(None, "model"))}
+    optimizer = optax.adafactor(0.1, min_dim_size_to_factor=128)
+    state = jax.eval_shape(optimizer.init, trainable)
+    shardings = sharding.opt_state_shardings(optimizer, trainable, placed, mesh)
+    for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert where.spec == (P(None, "model") if leaf.shape == (256, 256) else P())
