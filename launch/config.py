@@ -7,7 +7,9 @@ its value, what was expected and the nearest key, exit status 2, before anything
 Entry points end in `config.run(main)`.
 """
 
+import copy
 import difflib
+import functools
 import json
 import pathlib
 import sys
@@ -51,12 +53,20 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ml_collecti
     path = str(path)
     _require_file(path)
     try:
-        return _parse(path, overrides)
+        base = _parse(["config", f"--config={path}"], config_flags.DEFINE_config_file, None)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # The parser stops at the first problem and words it for programmers: try each override alone instead.
-        base = _parse(path, ())
-        problems = [line for text in overrides if (line := _problem(path, base, text))]
-        raise ConfigError("\n".join(problems) or f"--config={path}: {error}") from error
+        raise ConfigError(f"--config={path}: {error}") from error
+    return _with_texts(base, overrides)
+
+
+def parse_values(base: ml_collections.ConfigDict, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values given as text, as the types that a configuration has: {"lr": "1"} -> {"lr": 1.0}.
+
+    Raises:
+      ConfigError: keys that do not exist or values of another type, all in one message.
+    """
+    parsed = _with_texts(base, [f"{key}={value}" for key, value in texts.items()])
+    return {key: functools.reduce(lambda c, k: c[k], key.split("."), parsed) for key in texts}
 
 
 def override(
@@ -67,7 +77,7 @@ def override(
     Raises:
       ConfigError: keys that do not exist or values of another type, all in one message.
     """
-    config = base.copy_and_resolve_references()
+    config = copy.deepcopy(base)
     problems = []
     for key, value in changes.items():
         try:
@@ -211,11 +221,34 @@ def _stop(name: str, lines: Sequence[str], status: int = USAGE_STATUS) -> NoRetu
     sys.exit(status)
 
 
-def _parse(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    argv = ["config", f"--config={path}", *(f"--config.{text}" for text in overrides)]
+def _with_texts(base: ml_collections.ConfigDict, texts: Sequence[str]) -> ml_collections.ConfigDict:
+    """A copy with "key=value" texts applied, as the command line applies them."""
+
+    def apply(some: Sequence[str]) -> ml_collections.ConfigDict:
+        argv = ["config", *(f"--config.{text}" for text in some)]
+        return _parse(argv, config_flags.DEFINE_config_dict, copy.deepcopy(base))
+
+    try:
+        return apply(texts)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # The parser stops at the first problem and words it for programmers: try each text alone instead.
+        problems = []
+        for text in texts:
+            key, _, value = text.partition("=")
+            try:
+                config_type(base, key)
+                apply([text])
+            except KeyError:
+                problems.append(_unknown_key(base, key, value))
+            except (flags.Error, AttributeError, TypeError, ValueError):
+                problems.append(_wrong_type(base, key, value))
+        raise ConfigError("\n".join(problems) or str(error)) from error
+
+
+def _parse(argv: Sequence[str], define_flag: Callable[..., Any], default: Any) -> Any:
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    values(argv)
+    define_flag("config", default, flag_values=values, sys_argv=list(argv))
+    values(list(argv))
     return values["config"].value
 
 
@@ -238,19 +271,6 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
             else:
                 overrides.append(f"{name.removeprefix('config.')}={value}")
     return path, overrides
-
-
-def _problem(path: str, base: ml_collections.ConfigDict, text: str) -> str | None:
-    key, _, value = text.partition("=")
-    try:
-        config_type(base, key)
-    except KeyError:
-        return _unknown_key(base, key, value)
-    try:
-        _parse(path, [text])
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
-        return _wrong_type(base, key, value)
-    return None
 
 
 def _unknown_key(base: ml_collections.ConfigDict, key: str, value: Any) -> str:

@@ -136,10 +136,12 @@ def similarities(
     """
     if run.config.get("task") != "fdbpl" or run.config.method != "fdbpl" or not run.timing:
         return None
+    from fdbpl_jax import config as fdbpl_config
+    from fdbpl_jax import inputs as fdbpl_inputs
     from fdbpl_jax import task, text
 
     restored = runs.restore(run.folder)
-    inputs = restored.task.evaluate.inputs
+    inputs = fdbpl_inputs.open_inputs(fdbpl_config.read(run.config))
     context, lookup = restored.params.trainable.get("context", {}), inputs.lookup
     if "negative" not in context or lookup is None or lookup.student is None:
         return None

@@ -1,6 +1,7 @@
 """Result lines of many runs, brought together: means over seeds, harmonic means, tables.
 
-A work directory's results.jsonl has one line per data set, split and seed. Lines are averaged only when everything but
+A work directory's results.jsonl has one line per data set, split and seed (runs of tasks without base and new classes have
+a line with "metrics" instead, which is passed over here). Lines are averaged only when everything but
 the seed agrees (method, data set, shots, student, teacher, templates' digests), and inductive and transductive results
 stand in tables of their own: a method that saw unlabelled test classes is never ranked with one that did not.
 """
@@ -8,12 +9,23 @@ stand in tables of their own: a method that saw unlabelled test classes is never
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from core_jax.train.report import Spread, Table
+from fdbpl_jax.evaluate import harmonic_mean
 
-SAME = ("setting", "dataset", "shots", "student", "teacher", "student_digest", "teacher_digest")
+SAME = (
+    "setting",
+    "dataset",
+    "pictures",
+    "shots",
+    "student",
+    "teacher",
+    "student_digest",
+    "teacher_digest",
+)
 """What lines must share, besides their label, to be averaged over seeds."""
 
 
@@ -28,6 +40,7 @@ class Summary:
     label: str
     setting: str
     dataset: str
+    pictures: str
     shots: int | None
     student: str
     teacher: str
@@ -40,11 +53,6 @@ class Summary:
     seconds_train: Spread | None = None
     seconds_build: float | None = None
     digests: str = ""
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """2 b n / (b + n); 0 where both are 0."""
-    return 2.0 * base * new / (base + new) if base + new > 0 else 0.0
 
 
 def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
@@ -66,6 +74,8 @@ def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)
+                if "metrics" in row and "method" not in row:
+                    continue
                 missing = {"method", "dataset", "split", "seed", "accuracy"} - set(row)
                 if missing:
                     raise ValueError(f"lacks {', '.join(sorted(missing))}")
@@ -73,7 +83,7 @@ def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
                 problems.append(f"{file}:{number}: not a result line: {error}")
                 continue
             row["run"] = str(file.parent)
-            latest[row["dataset"], row["split"], row["seed"]] = row
+            latest[row["dataset"], row["split"], row.get("pictures"), row["seed"]] = row
         rows += latest.values()
     if problems:
         raise ValueError("\n".join(problems))
@@ -91,12 +101,24 @@ def label(row: dict[str, Any]) -> str:
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> list[Summary]:
-    """One summary per label and data set, over seeds, in order of first appearance."""
-    groups: dict[tuple, list[dict]] = {}
+    """One summary per label and data set, over seeds, in order of first appearance.
+
+    Runs of one label whose configurations differ in more than seeds and folders stay apart: their labels get the name of
+    their folder.
+    """
+    groups: dict[tuple, dict[str | None, list[dict]]] = {}
     for row in rows:
         key = (label(row), *(row.get(name) for name in SAME))
-        groups.setdefault(key, []).append(row)
-    return [_summary(group) for group in groups.values()]
+        groups.setdefault(key, {}).setdefault(row.get("config_digest"), []).append(row)
+    result = []
+    for configurations in groups.values():
+        for group in configurations.values():
+            summary = _summary(group)
+            if len(configurations) > 1:
+                folder = re.sub(r"/seed\d+$", "", group[0]["run"])
+                summary = dataclasses.replace(summary, label=f"{summary.label} ({folder})")
+            result.append(summary)
+    return result
 
 
 def averages(summaries: Sequence[Summary]) -> list[Summary]:
@@ -107,9 +129,10 @@ def averages(summaries: Sequence[Summary]) -> list[Summary]:
     groups: dict[tuple, list[Summary]] = {}
     for item in summaries:
         if item.base is not None and item.new is not None:
-            groups.setdefault((item.label, item.setting, item.student, item.shots), []).append(item)
+            key = (item.label, item.setting, item.pictures, item.student, item.shots)
+            groups.setdefault(key, []).append(item)
     result = []
-    for (name, setting, student, shots), items in groups.items():
+    for (name, setting, shown, student, shots), items in groups.items():
         if len(items) < 2:
             continue
         base = sum(item.base.mean for item in items) / len(items)
@@ -119,6 +142,7 @@ def averages(summaries: Sequence[Summary]) -> list[Summary]:
                 label=name,
                 setting=setting,
                 dataset=f"average of {len(items)}",
+                pictures=shown,
                 shots=shots,
                 student=student,
                 teacher=items[0].teacher,
@@ -213,6 +237,7 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
         label=label(first),
         setting=str(first.get("setting", "inductive")),
         dataset=str(first["dataset"]),
+        pictures=str(first.get("pictures", "test")),
         shots=first.get("shots"),
         student=str(first.get("student", "")),
         teacher=str(first.get("teacher") or ""),
@@ -275,7 +300,7 @@ def _by(items: Iterable[Summary]) -> list[list[Summary]]:
     """What may stand in one table, that is, be ranked together."""
     groups: dict[tuple, list[Summary]] = {}
     for item in items:
-        key = (item.setting, item.dataset, item.student, item.shots)
+        key = (item.setting, item.dataset, item.pictures, item.student, item.shots)
         groups.setdefault(key, []).append(item)
     return list(groups.values())
 
@@ -284,4 +309,6 @@ def _heading(kind: str, item: Summary) -> str:
     shots = (
         "" if item.shots is None else f", {item.shots} shots" if item.shots else ", all pictures"
     )
-    return f"{kind}, {item.dataset} ({item.setting}{shots}, student {item.student})"
+    # Settings are chosen on validation pictures; their numbers must not pass for results.
+    shown = "" if item.pictures == "test" else f", {item.pictures} pictures"
+    return f"{kind}, {item.dataset} ({item.setting}{shots}{shown}, student {item.student})"

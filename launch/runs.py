@@ -88,18 +88,23 @@ def is_trained(workdir: str | Path) -> bool:
 
 def timing(workdir: str | Path) -> dict[str, float]:
     """Seconds of a finished run by part; empty before it has finished."""
-    path = Path(workdir) / "timing.json"
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))["seconds"]
+    return _timing(workdir).get("seconds", {})
 
 
 def training_seconds(workdir: str | Path) -> float | None:
-    """Wall-clock seconds of a finished run without its evaluations, over all restarts."""
-    parts = timing(workdir)
-    if not parts:
+    """Wall-clock seconds of a finished run without its evaluations, over all restarts; 0 if it made no step."""
+    written = _timing(workdir)
+    if not written:
         return None
+    if not written["steps"]:
+        return 0.0
+    parts = written["seconds"]
     return round(sum(value for name, value in parts.items() if name != "evaluation"), 3)
+
+
+def _timing(workdir: str | Path) -> dict[str, Any]:
+    path = Path(workdir) / "timing.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +165,7 @@ def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> 
         "seed": run.config.get("seed", 0),
         "steps": run.step,
         "seconds_train": training_seconds(workdir),
+        "config_digest": recipe_digest(run.config),
         **provenance(),
         **(extra or {}),
     }
@@ -167,6 +173,20 @@ def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> 
     if jax.process_index() == 0:
         append(Path(workdir) / RESULTS, lines)
     return lines
+
+
+def recipe_digest(config: ml_collections.ConfigDict) -> str:
+    """Digest of what a configuration says beyond seeds and places: runs that share it are repetitions of one recipe."""
+    from core_jax.data import files
+
+    values = config_lib.to_json(config)
+    apart = {"seed": (), "fit": (), "data": ("seed", "root", "cache"), "lookup": ("dir", "seeds")}
+    for group, names in apart.items():
+        if not names:
+            values.pop(group, None)
+        for name in names:
+            values.get(group, {}).pop(name, None)
+    return files.digest(values)
 
 
 def append(path: Path, lines: list[dict]) -> None:

@@ -36,3 +36,23 @@ def build(config: ml_collections.ConfigDict) -> Any:
     if name not in TASKS:
         raise ConfigError(f"config.task={name}: expected one of {', '.join(sorted(TASKS))}")
     return TASKS[name](config)
+
+
+def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> list[dict[str, Any]]:
+    """Evaluate a task and say what came out, as results.jsonl has it but for what every run has in common.
+
+    Args:
+      config: what the task was built from.
+      task: from `build`.
+      params: core_jax.train.Params.
+
+    Returns:
+      For "fdbpl" a line per part of the classes (docs/workdir.md); for other tasks one line with "task" and "metrics".
+    """
+    metrics = task.evaluate(params.trainable, params.frozen, params.stats)
+    if config.task != "fdbpl":
+        return [{"task": config.task, "metrics": {k: float(v) for k, v in metrics.items()}}]
+    from fdbpl_jax import evaluate, towers
+
+    dtype = towers.compute_dtype(config.get("dtype", "auto"))
+    return [{**line, "dtype": dtype} for line in evaluate.result_lines(config, metrics, task.pins)]

@@ -157,7 +157,9 @@ def test_no_banned_calls():
                 if isinstance(called, ast.Attribute) and called.attr in names - {"eval", "exec"}:
                     problems.append(f"{where}: .{called.attr}(...)")
                 problems += [
-                    f"{where}: allow_pickle" for k in node.keywords if k.arg == "allow_pickle"
+                    f"{where}: allow_pickle"
+                    for k in node.keywords
+                    if k.arg == "allow_pickle" and getattr(k.value, "value", None) is not False
                 ]
             if isinstance(node, ast.ExceptHandler) and node.type is None:
                 problems.append(f"{where}: bare except")

@@ -139,3 +139,18 @@ def test_details_name_what_rows_were_made_with():
     ]
     table = results.details(results.summarise(rows))
     assert table.rows[0][4:] == ("1, 2", "B/16", "", "student abababab; lookup cdcdcdcd")
+
+
+def test_unlike_recipes_of_one_method_are_never_averaged():
+    rows = [
+        line("fdbpl", "w", split, seed, value, config_digest=digest, run=f"runs/{digest}/seed{seed}")
+        for split in ("base", "new")
+        for seed in (1, 2)
+        for digest, value in (("a", 50.0), ("b", 70.0))
+    ]
+    summaries = results.summarise(rows)
+    assert [(item.label, item.base.mean) for item in summaries] == [
+        ("fdbpl (runs/a)", 50.0),
+        ("fdbpl (runs/b)", 70.0),
+    ]
+    assert [item.label for item in results.summarise(rows[::2])] == ["fdbpl"]
