@@ -89,7 +89,7 @@ class VisionTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels):
+    def __call__(self, pixels, keep=None):
         c = self.config
         patch = (c.patch_size, c.patch_size)
         x = nn.Conv(c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch")(
@@ -100,8 +100,14 @@ class VisionTower(nn.Module):
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (c.tokens, c.width)
         )
-        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, c.width))
-        x = jnp.concatenate([first, x], axis=1) + position.astype(self.dtype)[None]
+        position = position.astype(self.dtype)
+        x = x + position[None, 1:]
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[..., None], axis=1)
+        first = jnp.broadcast_to(
+            (first.astype(self.dtype) + position[0])[None, None], (x.shape[0], 1, c.width)
+        )
+        x = jnp.concatenate([first, x], axis=1)
         x = _norm("pre_norm", c.layer_norm_eps, self.dtype)(x)
         taps = []
         for i in range(c.layers):
@@ -158,7 +164,12 @@ def init(config: ClipConfig, *, key: Array) -> dict:
 
 
 def encode_image(
-    params: dict, config: ClipConfig, pixels: Float[Array, "B H W 3"], *, taps: bool = False
+    params: dict,
+    config: ClipConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    taps: bool = False,
+    keep: Int[Array, "B K"] | None = None,
 ) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]:
     """Image features, unnormalised.
 
@@ -167,6 +178,8 @@ def encode_image(
       config: the model; `pixels` must have its image size.
       pixels: normalised (`normalise`), float32 or bfloat16.
       taps: also return the tokens that leave every block, class token first.
+      keep: the patches (row-major numbers) that the tower is to see; the others are dropped before the first block,
+        which makes training cheaper (FLIP, arXiv 2212.00794). All by default.
 
     Raises:
       ValueError: pixels of another size than `config.vision.image_size`.
@@ -177,7 +190,8 @@ def encode_image(
             f"pixels have shape {pixels.shape}, but this model takes (B, {size}, {size}, 3): resize them, or load "
             f"the model with image_size={pixels.shape[1]}"
         )
-    features, tokens = _vision(config, pixels.dtype).apply({"params": params["vision"]}, pixels)
+    tower = _vision(config, pixels.dtype)
+    features, tokens = tower.apply({"params": params["vision"]}, pixels, keep)
     return (features, tokens) if taps else features
 
 

@@ -128,14 +128,22 @@ def opt_state_shardings(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.eval_shape(optimizer.init, trainable)
+
+    def place_of(leaf: Any, param: Any, sharding: NamedSharding) -> Any:
+        # `optax.partition` leaves a hole where another transformation takes care of the parameter.
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        # Factored moments (adafactor) stand at a parameter's place with another shape.
+        return sharding if leaf.shape == param.shape else replicated
+
     return optax.tree.map_params(
         optimizer,
-        # Factored moments (adafactor) stand at a parameter's place with another shape.
-        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else replicated,
+        place_of,
         abstract,
         trainable,
         shardings,
         transform_non_params=lambda _: replicated,
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
 
 

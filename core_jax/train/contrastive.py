@@ -1,0 +1,424 @@
+"""Contrastive pre-training of a small CLIP on the embedded world: the task that made the shipped pair.
+
+Symmetric cross-entropy over a batch of B pictures and B captions (arXiv 2103.00020) in which a caption is a positive for
+every picture that it describes, hence several positives a row. Two auxiliary losses make the slow attribute, shape,
+arrive early; their heads are dropped at export:
+  attributes: linear classifiers of shape, colour and texture on the image feature;
+  dense: every patch token predicts which of its pixels belong to the object, and, where any do, the attributes.
+"""
+
+import atexit
+import dataclasses
+import functools
+import pathlib
+import shutil
+import tempfile
+
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from core_jax import clip, world
+from core_jax.train.task import Aux, Params, Task
+
+ATTRIBUTES = {
+    "shape": len(world.SHAPES),
+    "colour": len(world.COLOURS),
+    "texture": len(world.TEXTURES),
+}
+TEMPLATE = "a photo of a {}."
+# Ids of the words start behind the four special tokens of `clip.word_level`.
+FIRST_WORD = 4
+# Longest caption, start and end included, rounded up: shorter than the context length to save time.
+CAPTION_TOKENS = 14
+# Words beyond the captions' own that prompts and templates are written with.
+EXTRA_WORDS = "an no not drawing sketch with on background shape colored some shows bright dark small large of and".split()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """Everything `configs/world_clip.py` can set; learning rates are per step, shares in [0, 1]."""
+
+    vision: dict
+    text: dict
+    projection_dim: int
+    batch_size: int
+    steps: int
+    warmup_steps: int
+    lr: float
+    matrix_lr: float
+    weight_decay: float
+    attribute_weight: float
+    outline_weight: float
+    dense_weight: float
+    patches_kept: int
+    full_share: float
+    crop_share: float
+    crop_scale: tuple[float, float]
+    eval_scenes: int
+    seed: int
+
+
+def build(config: ml_collections.ConfigDict) -> Task:
+    """The pre-training task of `configs/world_clip.py`.
+
+    Raises:
+      TypeError: a key of the task's own is missing from the configuration.
+    """
+    settings = read_config(config)
+    model = model_config(settings)
+    tokens = make_tokenizer(model)
+    return Task(
+        init=functools.partial(init, model),
+        loss=functools.partial(loss, model, settings),
+        train_data=functools.partial(train_data, model, settings, tokens),
+        evaluate=functools.partial(evaluate, model, settings, tokens),
+        optimizer=functools.partial(optimizer, settings),
+        sharding_rules=((r".*", jax.sharding.PartitionSpec()),),
+        total_steps=settings.steps,
+        batch_ids=("index",),
+    )
+
+
+def read_config(config: ml_collections.ConfigDict) -> ContrastiveConfig:
+    """The task's own keys of a configuration.
+
+    Raises:
+      TypeError: some are missing; all are named.
+    """
+    fields = [f.name for f in dataclasses.fields(ContrastiveConfig)]
+    missing = [name for name in fields if name not in config]
+    if missing:
+        raise TypeError(f"the contrastive configuration lacks {', '.join(missing)}")
+    return ContrastiveConfig(**{name: config.to_dict()[name] for name in fields})
+
+
+def model_config(settings: ContrastiveConfig) -> clip.ClipConfig:
+    """The CLIP model that a configuration describes; its token ids follow `clip.word_level`."""
+    return clip.ClipConfig(
+        vision=clip.VisionConfig(**settings.vision),
+        text=clip.TextConfig(
+            **settings.text,
+            vocab_size=FIRST_WORD + len(vocabulary()),
+            bos_token_id=1,
+            eos_token_id=3,
+            pad_token_id=0,
+        ),
+        projection_dim=settings.projection_dim,
+    )
+
+
+def make_tokenizer(model: clip.ClipConfig) -> clip.Tokenizer:
+    """The word-level tokenizer of the embedded world, in a folder of its own that lives as long as the program."""
+    return clip.Tokenizer(_tokenizer_folder(), model.text)
+
+
+@functools.cache
+def _tokenizer_folder() -> pathlib.Path:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="world-tokenizer-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "tokenizer.json").write_bytes(clip.word_level(vocabulary()))
+    return folder
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word of the captions and the words that prompts may need beside them, sorted."""
+    return tuple(sorted({*world.vocabulary(), *EXTRA_WORDS}))
+
+
+def init(model: clip.ClipConfig, key: Array) -> Params:
+    """Random towers with sin-cos vision positions, and the auxiliary heads at zero."""
+    towers = clip.init(model, key=key)
+    vision = towers["vision"]
+    vision["position_embedding"] = (
+        vision["position_embedding"]
+        .at[1:]
+        .set(sincos_positions(model.vision.grid, model.vision.width))
+    )
+    width = model.vision.width
+    pixels = model.vision.patch_size**2
+    sizes = {f"feature_{name}": (model.projection_dim, n) for name, n in ATTRIBUTES.items()}
+    sizes |= {f"patch_{name}": (width, n) for name, n in ATTRIBUTES.items()}
+    sizes["patch_mask"] = (width, pixels)
+    heads = {
+        name: {"kernel": jnp.zeros(size, jnp.float32), "bias": jnp.zeros(size[1:], jnp.float32)}
+        for name, size in sizes.items()
+    }
+    return Params(trainable={"clip": towers, "heads": heads}, frozen={}, stats={})
+
+
+def sincos_positions(grid: int, width: int) -> Float[Array, "N width"]:
+    """Fixed two-dimensional sin-cos embeddings (Vaswani et al. 2017 per axis) of a grid of patches, row-major."""
+    frequency = 1.0 / 100.0 ** (np.arange(width // 4) / (width // 4))
+    angle = np.arange(grid)[:, None] * frequency[None, :]
+    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    both = [np.repeat(axis, grid, axis=0), np.tile(axis, (grid, 1))]
+    return jnp.asarray(np.concatenate(both, axis=1), jnp.float32)
+
+
+def loss(
+    model: clip.ClipConfig,
+    settings: ContrastiveConfig,
+    trainable: dict,
+    frozen: dict,
+    stats: dict,
+    batch: dict,
+    key: Array,
+) -> tuple[Float[Array, ""], Aux]:
+    """Contrastive loss plus the weighted auxiliary losses; see the module's docstring.
+
+    Most steps see only `patches_kept` patches of a picture (those of the object first), the others all of them.
+    """
+    del frozen
+    augment_key, keep_key, full_key = jax.random.split(key, 3)
+    image, mask = augment(
+        batch["image"], batch["mask"], settings.crop_share, settings.crop_scale, key=augment_key
+    )
+    pixels = clip.normalise(image, model)
+    cells = patch_cells(mask, model.vision.patch_size)
+
+    def some(trainable):
+        keep = choose_patches(cells, settings.patches_kept, key=keep_key)
+        kept = jnp.take_along_axis(cells, keep[..., None], axis=1)
+        return losses(model, settings, trainable, pixels, kept, batch, keep)
+
+    def every(trainable):
+        return losses(model, settings, trainable, pixels, cells, batch, None)
+
+    full = jax.random.bernoulli(full_key, settings.full_share)
+    total, values = jax.lax.cond(full, every, some, trainable)
+    one = jnp.ones((), jnp.float32)
+    return total, Aux(stats=stats, metrics={name: (value, one) for name, value in values.items()})
+
+
+def losses(
+    model: clip.ClipConfig,
+    settings: ContrastiveConfig,
+    trainable: dict,
+    pixels: Float[Array, "B S S 3"],
+    cells: Float[Array, "B K p"],
+    batch: dict,
+    keep: Int[Array, "B K"] | None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The weighted sum and its parts, on the patches `keep`, whose pixels of the object are `cells`."""
+    towers, heads = trainable["clip"], trainable["heads"]
+    feature, taps = clip.encode_image(towers, model, pixels, taps=True, keep=keep)
+    text = clip.encode_text(towers, model, batch["ids"])
+    scale = jnp.minimum(jnp.exp(towers["logit_scale"]), 100.0)
+    logits = scale * clip.unit(feature) @ clip.unit(text).T
+    real = jnp.stack([batch[name] for name in ATTRIBUTES], axis=1)
+    said = batch["said"][:, None]
+    describes = jnp.all((said < 0) | (said == real[None]), axis=-1)
+    values = {
+        "contrast": 0.5
+        * (several_positives(logits, describes.T) + several_positives(logits.T, describes)),
+        "attribute": jnp.zeros(()),
+    }
+    for name in ATTRIBUTES:
+        guess = _head(heads[f"feature_{name}"], feature)
+        values["attribute"] += optax.softmax_cross_entropy_with_integer_labels(
+            guess, batch[name]
+        ).mean()
+        values[f"accuracy/{name}"] = jnp.mean(
+            (jnp.argmax(guess, -1) == batch[name]).astype(jnp.float32)
+        )
+    values["outline"], values["dense"] = dense_losses(heads, taps[-1][:, 1:], cells, batch)
+    total = (
+        values["contrast"]
+        + settings.attribute_weight * values["attribute"]
+        + settings.outline_weight * values["outline"]
+        + settings.dense_weight * values["dense"]
+    )
+    return total, values
+
+
+def several_positives(
+    logits: Float[Array, "B N"], positive: Bool[Array, "B N"]
+) -> Float[Array, ""]:
+    """Cross-entropy of every row against the uniform distribution over its positives (at least one), mean over rows."""
+    target = positive / jnp.sum(positive, axis=-1, keepdims=True)
+    return optax.softmax_cross_entropy(logits, target).mean()
+
+
+def patch_cells(mask: Bool[Array, "B S S"], patch: int) -> Float[Array, "B N p"]:
+    """The mask cut into patches, row-major, each flattened to its p = patch^2 pixels of 0 or 1."""
+    count, size = mask.shape[:2]
+    grid = size // patch
+    cells = mask.reshape(count, grid, patch, grid, patch).swapaxes(2, 3)
+    return cells.reshape(count, grid * grid, patch * patch).astype(jnp.float32)
+
+
+def choose_patches(cells: Float[Array, "B N p"], count: int, *, key: Array) -> Int[Array, "B K"]:
+    """K random patches of each picture, those that touch the object before any other."""
+    order = jax.random.uniform(key, cells.shape[:2]) + jnp.any(cells > 0, axis=-1)
+    return jax.lax.top_k(order, count)[1]
+
+
+def dense_losses(
+    heads: dict, tokens: Float[Array, "B K width"], cells: Float[Array, "B K p"], batch: dict
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """What every patch token must tell.
+
+    Returns:
+      (binary cross-entropy of which pixels of the patch are the object's, cross-entropy of the object's attributes
+      weighted by its share of the patch).
+    """
+    outline = optax.sigmoid_binary_cross_entropy(_head(heads["patch_mask"], tokens), cells).mean()
+    share = cells.mean(-1)
+    attributes = jnp.zeros(())
+    for name in ATTRIBUTES:
+        label = jnp.broadcast_to(batch[name][:, None], share.shape)
+        error = optax.softmax_cross_entropy_with_integer_labels(
+            _head(heads[f"patch_{name}"], tokens), label
+        )
+        attributes += jnp.sum(error * share) / jnp.maximum(jnp.sum(share), 1.0)
+    return outline, attributes
+
+
+def augment(
+    image: Array, mask: Array, share: float, scale: tuple[float, float], *, key: Array
+) -> tuple[Array, Array]:
+    """Random flips, and for a share of the pictures a random square crop resized back, mask alike.
+
+    Args:
+      image: uint8 [B S S 3].
+      mask: bool [B S S].
+      share: of pictures that are cropped.
+      scale: smallest and largest side of a crop, relative to the picture's.
+      key: random key.
+
+    Returns:
+      The picture, uint8, and its mask, bool; crops are centred so that the object mostly stays inside.
+    """
+    count, size = mask.shape[:2]
+    flip_key, crop_key, side_key, place_key = jax.random.split(key, 4)
+    side = jax.random.uniform(side_key, (count,), minval=scale[0], maxval=scale[1])
+    side = jnp.where(jax.random.uniform(crop_key, (count,)) < share, side, 1.0)
+    corner = jax.random.uniform(place_key, (count, 2)) * (1.0 - side)[:, None]
+    flip = jax.random.bernoulli(flip_key, 0.5, (count,))
+
+    def one(picture, side, corner, flip):
+        picture = jnp.where(flip, picture[:, ::-1], picture)
+        zoom = jnp.stack([1.0 / side, 1.0 / side])
+        return jax.image.scale_and_translate(
+            picture, (size, size, 4), (0, 1), zoom, -corner * size * zoom, method="linear"
+        )
+
+    both = jnp.concatenate([image, mask[..., None].astype(jnp.uint8) * np.uint8(255)], axis=-1)
+    both = jax.vmap(one)(both.astype(jnp.float32), side, corner, flip)
+    return jnp.round(both[..., :3]).astype(jnp.uint8), both[..., 3] > 127.5
+
+
+def optimizer(settings: ContrastiveConfig) -> optax.GradientTransformation:
+    """Muon (momentum orthogonalised by Newton-Schulz) on the towers' matrices, AdamW on all else; warm-up, cosine, clip 1."""
+
+    def schedule(peak):
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, settings.warmup_steps, settings.steps, end_value=0.01 * peak
+        )
+
+    def matrices(params):
+        def kind(path, leaf):
+            names = [entry.key for entry in path]
+            hidden = "kernel" in names and any(name.startswith("block_") for name in names)
+            return optax.contrib.MuonDimensionNumbers() if hidden and leaf.ndim == 2 else None
+
+        return jax.tree_util.tree_map_with_path(kind, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            schedule(settings.matrix_lr),
+            weight_decay=settings.weight_decay,
+            adam_weight_decay=settings.weight_decay,
+            adam_learning_rate=schedule(settings.lr),
+            muon_weight_dimension_numbers=matrices,
+        ),
+    )
+
+
+class Batches:
+    """Batch i of the pre-training stream: rendered, captioned and tokenised when asked for, never stored."""
+
+    def __init__(self, model, settings, tokens, seed, process, count):
+        self._tokens, self._seed = tokens, seed
+        self._size, self._length = model.vision.image_size, CAPTION_TOKENS
+        self._batch, self._steps = settings.batch_size // count, settings.steps
+        self._process, self._count = process, count
+
+    def __len__(self):
+        return self._steps
+
+    def __repr__(self):
+        return (
+            f"Batches(seed={self._seed}, batch={self._batch}, slice={self._process}/{self._count})"
+        )
+
+    def __getitem__(self, step):
+        start = (int(step) * self._count + self._process) * self._batch
+        scenes = world.render_batch(
+            self._seed, "pretrain", start, self._batch, size=self._size, held_out=world.HELD_OUT
+        )
+        attributes = [scenes[name] for name in ATTRIBUTES]
+        said = world.captions(self._seed, "pretrain", start, *attributes)
+        return {
+            "image": scenes["image"],
+            "mask": scenes["mask"],
+            "ids": self._tokens(said.texts, self._length),
+            "said": np.stack([getattr(said, name) for name in ATTRIBUTES], axis=1),
+            "index": np.arange(start, start + self._batch, dtype=np.int32),
+            **dict(zip(ATTRIBUTES, attributes, strict=True)),
+        }
+
+
+def train_data(model, settings, tokens, seed: int):
+    """This process's slices of the endless stream of rendered batches."""
+    source = Batches(model, settings, tokens, seed, jax.process_index(), jax.process_count())
+    return (
+        grain.MapDataset.source(source)
+        .repeat()
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    )
+
+
+def evaluate(
+    model, settings, tokens, trainable: dict, frozen: dict, stats: dict
+) -> dict[str, float]:
+    """Zero-shot accuracy in percent over all classes, by style, and the share of each attribute named rightly."""
+    del frozen, stats
+    towers = trainable["clip"]
+    ids = tokens([TEMPLATE.format(name) for name in world.CLASSES])
+    text = clip.unit(clip.encode_text(towers, model, ids))
+    attributes = np.asarray(world.CLASS_ATTRIBUTES)
+    predict = jax.jit(
+        lambda towers, text, image: jnp.argmax(
+            clip.unit(clip.encode_image(towers, model, clip.normalise(image, model))) @ text.T, -1
+        )
+    )
+    result = {}
+    for style in world.TRAIN_STYLES:
+        chosen, real = [], []
+        for start in range(0, settings.eval_scenes, settings.batch_size):
+            scenes = world.render_batch(
+                settings.seed,
+                "validation",
+                start,
+                settings.batch_size,
+                size=model.vision.image_size,
+                styles=((style, 1.0),),
+            )
+            chosen.append(attributes[np.asarray(predict(towers, text, scenes["image"]))])
+            real.append(np.stack([scenes[name] for name in ATTRIBUTES], axis=1))
+        right = np.concatenate(chosen) == np.concatenate(real)
+        result[f"zeroshot/{style}/percent"] = 100.0 * float(right.all(1).mean())
+        for i, name in enumerate(ATTRIBUTES):
+            result[f"{name}/{style}/percent"] = 100.0 * float(right[:, i].mean())
+    return result
+
+
+def _head(head: dict, x: Array) -> Array:
+    return x @ head["kernel"] + head["bias"].reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,41 @@
+"""Benchmarks: each measures both sides of a speed claim in one run and prints rows of (work, ours, other, ratio).
+
+python -m launch.bench text_tower [--classes=10,100,1000] [--json=FILE]
+python -m launch.bench fdbpl [--json=FILE]
+
+The ratio is other / ours: above 1, ours is faster. Run on an otherwise idle machine.
+"""
+
+import json
+import platform
+
+import jax
+from absl import app, flags
+
+from core_jax.data import files
+from launch import config as config_lib
+from launch.benchmarks import fdbpl, text_tower
+
+BENCHMARKS = {"text_tower": text_tower.run, "fdbpl": fdbpl.run}
+
+_JSON = flags.DEFINE_string("json", None, "also write the rows to this file")
+
+
+def main(argv: list[str]) -> None:
+    """Run the benchmark that the first argument names."""
+    if len(argv) != 2 or argv[1] not in BENCHMARKS:
+        raise app.UsageError(f"name one benchmark of {', '.join(BENCHMARKS)}; got {argv[1:]}")
+    rows = BENCHMARKS[argv[1]]()
+    if _JSON.value:
+        machine = {
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "platform": platform.platform(),
+            "jax": jax.__version__,
+        }
+        text = json.dumps({"benchmark": argv[1], "machine": machine, "rows": rows}, indent=2)
+        files.atomic_write(_JSON.value, text + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

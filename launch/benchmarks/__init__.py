@@ -1,0 +1,1 @@
+"""The benchmarks of `launch.bench`, one file each: `run() -> rows`."""
