@@ -167,7 +167,8 @@ def picture_features(
 
     problems: list[str] = []
     rows = []
-    quiet = not progress or jax.process_index() != 0
+    # None: shown on a terminal only.
+    quiet = None if progress and jax.process_index() == 0 else True
     with tqdm.tqdm(total=len(paths), desc=title, unit="picture", disable=quiet, leave=False) as bar:
         for pixels in _batches(paths, student.image_size, problems):
             if not problems:
@@ -248,7 +249,10 @@ def result_lines(
         if trained
         else "template",
         "switches": _switches(settings) if trained else {},
-        "seconds_build": lookup.seconds_build(settings.lookup.dir) if uses_lookup else None,
+        # An online teacher takes the lookup's boxes at most, which cost nothing to draw.
+        "seconds_build": lookup.seconds_build(settings.lookup.dir)
+        if uses_lookup and not online
+        else None,
     }
     parts = [name.removesuffix("/total") for name in metrics if name.endswith("/total")]
     return [

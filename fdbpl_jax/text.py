@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from core_jax import clip
@@ -166,7 +166,8 @@ def class_features(
 ) -> Float[Array, "S C D"]:
     """Unit-norm text features of every class under every context, in class order.
 
-    Under a mesh (`jax.set_mesh`) the class axis is cut over all devices and the features are gathered again.
+    Where the parameters lie on a mesh, the class axis is cut over all of its devices, inside jit, and the features are
+    gathered again.
 
     Args:
       params: the student's parameters; "text" is read.
@@ -178,31 +179,43 @@ def class_features(
     Returns:
       float32 features.
     """
-    devices = jax.sharding.get_abstract_mesh().size or 1
+    mesh = _mesh(params)
+    devices = 1 if mesh is None else mesh.size
+    encode = _encoder(params, config, plan, context, dtype, mesh)
     parts = []
     for bucket in plan.buckets:
-        encode = _encoder(params, config, plan, context, dtype)
         inputs = {"ids": bucket.ids, "slots": bucket.slots, "end": bucket.end}
         if context.ndim == 4:
             inputs["context"] = jnp.moveaxis(context, 1, 0)
         limit = max(1, plan.max_tokens // (context.shape[0] * bucket.ids.shape[1])) * devices
-        parts.append(_in_chunks(encode, inputs, len(bucket.rows), limit, devices))
+        chunked = _in_chunks(encode, inputs, len(bucket.rows), limit, devices)
+        # Whole on every device before anything meets the batch, which is cut over the devices in another way.
+        parts.append(_placed(chunked, mesh, PartitionSpec())[:, : len(bucket.rows)])
     features = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
     if len(parts) > 1:
         features = jnp.take(features, plan.order, axis=1)
     return clip.unit(features.astype(jnp.float32))
 
 
-def _encoder(params: dict, config: clip.ClipConfig, plan: Plan, context: Array, dtype: Any):
+def _encoder(
+    params: dict,
+    config: clip.ClipConfig,
+    plan: Plan,
+    context: Array,
+    dtype: Any,
+    mesh: AbstractMesh | None,
+) -> Callable[[dict[str, Array]], Array]:
     """The function that maps a slice of classes to (S, c, D)."""
     sets = context.shape[0]
+    classes = PartitionSpec(_CLASS_AXES)
 
     if plan.mode == "prefix":
         start = clip.embed_tokens(params, config, jnp.full((sets, 1), plan.start, jnp.int32))
         prefix = jnp.concatenate([start.astype(dtype), context.astype(dtype)], axis=1)
 
         def encode(part: dict[str, Array]) -> Array:
-            suffix = _split(clip.embed_tokens(params, config, part["ids"]).astype(dtype))
+            suffix = clip.embed_tokens(params, config, part["ids"]).astype(dtype)
+            suffix = _placed(suffix, mesh, classes)
             return clip.encode_with_prefix(params, config, prefix, suffix, part["end"])
 
         return encode
@@ -217,9 +230,11 @@ def _encoder(params: dict, config: clip.ClipConfig, plan: Plan, context: Array, 
         else:
             vectors = jnp.take(context.astype(dtype), where, axis=1)
         embedded = jnp.where((slots >= 0)[None, :, :, None], vectors, words[None])
-        embedded = _split(embedded, 1).reshape(-1, *embedded.shape[2:])
-        features = clip.encode_embedded(params, config, embedded, jnp.tile(part["end"], sets))
-        return features.reshape(sets, -1, features.shape[-1])
+        # Classes before sets: merged that way, the axis stays cut over the devices.
+        embedded = _placed(jnp.moveaxis(embedded, 0, 1), mesh, classes)
+        embedded = embedded.reshape(-1, *embedded.shape[2:])
+        features = clip.encode_embedded(params, config, embedded, jnp.repeat(part["end"], sets))
+        return jnp.moveaxis(features.reshape(-1, sets, features.shape[-1]), 1, 0)
 
     return encode
 
@@ -231,7 +246,7 @@ def _in_chunks(
     limit: int,
     devices: int,
 ) -> Array:
-    """Apply `encode` to `count` classes, at most `limit` at a time, padded to whole devices; (S, count, D)."""
+    """Apply `encode` to `count` classes, at most `limit` at a time, padded to whole devices: (S, >= count, D)."""
     chunks = -(-count // limit)
     size = -(-count // (chunks * devices)) * devices
 
@@ -240,24 +255,24 @@ def _in_chunks(
 
     inputs = jax.tree.map(pad, inputs)
     if chunks == 1:
-        return _gathered(encode(inputs))[:, :count]
+        return encode(inputs)
     # Each chunk's activations are recomputed in the backward pass: memory stays that of one chunk.
     inputs = jax.tree.map(lambda x: x.reshape(chunks, size, *x.shape[1:]), inputs)
     features = jnp.moveaxis(jax.lax.map(jax.checkpoint(encode), inputs), 0, 1)
-    return _gathered(features.reshape(features.shape[0], -1, features.shape[-1]))[:, :count]
+    return features.reshape(features.shape[0], -1, features.shape[-1])
 
 
-def _split(x: Array, axis: int = 0) -> Array:
-    """Cut the class axis over the devices of the mesh, if there is one."""
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, _CLASS_AXES))
+def _mesh(params: dict) -> AbstractMesh | None:
+    """The mesh that the parameters of a traced function lie on, if it has several devices."""
+    leaf = params["text"]["token_embedding"]
+    if not isinstance(leaf, jax.core.Tracer):
+        return None
+    mesh = jax.typeof(leaf).sharding.mesh
+    return mesh if set(_CLASS_AXES) <= set(mesh.axis_names) and mesh.size > 1 else None
 
 
-def _gathered(x: Array) -> Array:
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+def _placed(x: Array, mesh: AbstractMesh | None, spec: PartitionSpec) -> Array:
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def template_features(

@@ -1,9 +1,11 @@
 """A tiny random CLIP pair on disk, as every test of the method uses it."""
 
 import jax
+import ml_collections
 import pytest
 
-from core_jax import clip
+from core_jax import clip, world
+from fdbpl_jax import build
 
 _WORDS = (
     "a an the photo picture image of no not one there is this . , red green blue yellow purple orange cyan white plain "
@@ -57,3 +59,59 @@ def pair(tmp_path_factory):
 @pytest.fixture(scope="session")
 def student(pair):
     return clip.load(pair["student"])
+
+
+CLASSES = (
+    "red plain circle",
+    "blue striped ring",
+    "green dotted star",
+    "yellow plain cross",
+    "white checkered heart",
+    "orange plain square",
+    "cyan striped diamond",
+)
+
+
+@pytest.fixture(scope="session")
+def settings(pair, tmp_path_factory):
+    """A function (changes by dotted key) -> configuration of a tiny run: 7 classes, 4 of them base, 4 shots."""
+    root = tmp_path_factory.mktemp("world")
+    world.write_objects(
+        root,
+        size=40,
+        train_per_class=5,
+        val_per_class=2,
+        test_per_class=3,
+        classes=CLASSES,
+        progress=False,
+    )
+
+    def make(**changes):
+        config = {
+            "task": "fdbpl",
+            "method": "fdbpl",
+            "teacher": str(pair["teacher"]),
+            "student": str(pair["student"]),
+            "data": {"dataset": "world_objects", "root": str(root), "shots": 4},
+            "lookup": {"dir": str(root / "lookup"), "regions": 8, "batch_size": 64},
+            "batch_size": 8,
+            "epochs": 3,
+            "lr": 0.05,
+            "warmup_lr": 0.02,
+        }
+        for key, value in changes.items():
+            *groups, name = key.split("__")
+            place = config
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[name] = value
+        return ml_collections.ConfigDict(config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(settings):
+    """`settings` whose lookup has been built: dense, with the student's features."""
+    build.build_from_config(settings(), progress=False)
+    return settings

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -51,25 +54,11 @@ def _value_and_gradient(student, plan, context):
     return features, grad
 
 
-def _oracle(student, context, position="end"):
-    """One sentence at a time, embeddings put together by hand, no padding."""
-    rows = []
-    for sign in range(SETS):
-        for name in NAMES:
-            encode, end = student.tokenizer.encode, [student.tokenizer.eos]
-            words = lambda ids: clip.embed_tokens(
-                student.params, student.config, jnp.asarray(ids, jnp.int32)
-            )
-            v, start = context[sign], words([student.tokenizer.start])
-            parts = {
-                "end": [start, v, words(encode(f"{name}.") + end)],
-                "middle": [start, v[:2], words(encode(name)), v[2:], words(encode(".") + end)],
-                "front": [start, words(encode(name)), v, words(encode(".") + end)],
-            }[position]
-            sentence = jnp.concatenate(parts)[None]
-            last = jnp.asarray([sentence.shape[1] - 1])
-            rows.append(clip.encode_embedded(student.params, student.config, sentence, last)[0])
-    return clip.unit(jnp.stack(rows)).reshape(SETS, len(NAMES), -1)
+SENTENCES = {
+    "end": "a photo of a {name}.",
+    "middle": "a photo {name} of a.",
+    "front": "{name} a photo of a.",
+}
 
 
 def _close(got, want):
@@ -79,9 +68,15 @@ def _close(got, want):
 
 
 @pytest.mark.parametrize("position", prompts.POSITIONS)
-def test_trimmed_features_equal_one_sentence_at_a_time(student, context, position):
-    features, _ = _value_and_gradient(student, _plan(student, "auto", position=position), context)
-    np.testing.assert_allclose(features, _oracle(student, context, position), atol=1e-5)
+def test_context_that_equals_words_gives_the_features_of_the_sentence(student, position):
+    words = jnp.asarray(student.tokenizer.encode("a photo of a"), jnp.int32)
+    context = clip.embed_tokens(student.params, student.config, words)
+    plan = _plan(student, "auto", position=position)
+    assert plan.mode == ("prefix" if position == "end" else "trimmed")
+    features = text.class_features(student.params, student.config, plan, context[None])[0]
+    ids = student.tokenizer([SENTENCES[position].format(name=name) for name in NAMES])
+    want = clip.encode_text(student.params, student.config, jnp.asarray(ids))
+    np.testing.assert_allclose(features, clip.unit(want), atol=1e-5)
 
 
 def test_full_trimmed_prefix_bucketed_and_chunked_agree(student, context):
@@ -91,9 +86,8 @@ def test_full_trimmed_prefix_bucketed_and_chunked_agree(student, context):
     want = _value_and_gradient(student, plans["full"], context)
     _close(_value_and_gradient(student, plans["trimmed"], context), want)
     _close(_value_and_gradient(student, plans["prefix"], context), want)
-    for mode in ("trimmed", "prefix"):
-        chunked = _plan(student, mode, max_tokens=30)
-        _close(_value_and_gradient(student, chunked, context), want)
+    chunked = _plan(student, "prefix", max_tokens=30)
+    _close(_value_and_gradient(student, chunked, context), want)
 
 
 def test_class_specific_context_takes_the_trimmed_way(student, context):
@@ -159,3 +153,56 @@ def test_template_features_are_the_sentences(student):
         total = total + np.asarray(clip.unit(features))
     want = total / np.linalg.norm(total, axis=-1, keepdims=True)
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+EIGHT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from core_jax import clip
+from core_jax.train import sharding
+from fdbpl_jax import prompts, text
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+student = clip.load(sys.argv[1])
+names = [" ".join(["red"] * n + ["ring"]) for n in (0, 1, 1, 2, 3, 3, 3, 5, 5, 6, 8)]
+layout = prompts.layout(names, student.tokenizer, context=4, context_length=20)
+context = 0.5 * jax.random.normal(jax.random.key(3), (2, 4, student.config.text.width))
+cotangent = jax.random.normal(jax.random.key(4), (2, len(names), student.config.projection_dim))
+
+def value(tower, context, plan):
+    features = text.class_features({"text": tower}, student.config, plan, context)
+    return jnp.sum(features * cotangent), features
+
+run = jax.jit(jax.value_and_grad(value, argnums=1, has_aux=True), static_argnums=2)
+mesh = sharding.make_mesh((4, 2))
+tower = jax.device_put(student.params["text"], NamedSharding(mesh, P()))
+for mode, tokens in (("prefix", 16384), ("trimmed", 24)):
+    plan = text.plan(layout, mode=mode, max_tokens=tokens, context_length=20)
+    (_, features), grad = run(student.params["text"], context, plan)
+    lowered = run.lower(tower, jax.device_put(context, NamedSharding(mesh, P())), plan)
+    # The class axis really is cut: constraints of both mesh axes stand in the program.
+    assert "data" in lowered.as_text() and "model" in lowered.as_text()
+    (_, sharded), sharded_grad = run(tower, jax.device_put(context, NamedSharding(mesh, P())), plan)
+    assert len(sharded.sharding.device_set) == 8
+    np.testing.assert_allclose(sharded, features, atol=1e-5)
+    scale = np.abs(grad).max()
+    np.testing.assert_allclose(np.asarray(sharded_grad) / scale, np.asarray(grad) / scale, atol=1e-5)
+print("equal")
+"""
+
+
+def test_eight_devices_agree_with_one(pair):
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT, str(pair["student"])],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.stdout.strip() == "equal", done.stderr
