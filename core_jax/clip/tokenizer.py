@@ -55,6 +55,11 @@ class Tokenizer:
         """
         return self._encode([text])[0]
 
+    def word(self, id_: int) -> str:
+        """The vocabulary entry of an id, for people to read: the mark at a word's end removed, "#7" where none exists."""
+        entry = self._opened.backend.id_to_token(id_)
+        return f"#{id_}" if entry is None else entry.removesuffix("</w>")
+
     def __call__(
         self, texts: str | Sequence[str], context_length: int | None = None
     ) -> Int[np.ndarray, "n L"]:
