@@ -209,14 +209,10 @@ from tests.fdbpl_jax import stub
 def main():
     flags.FLAGS.mark_as_parsed()
     dataset = stub.write_pictures(pathlib.Path(sys.argv[1]), 10)
-    opened = lookup.open(sys.argv[2])
-    found = []
-    for source in ("images", "fresh"):
-        stream = data.train_data(dataset.train, dataset.root, source=source, batch_size=8, regions_per_visit=2,
-            seed=1, image_size=stub.SIZE, lookup=opened, workers=2, process_index=0, process_count=1)
-        iterator = iter(stream)
-        found.append([next(iterator) for _ in range(5)])
-    pathlib.Path(sys.argv[3]).write_bytes(pickle.dumps(found))
+    stream = data.train_data(dataset.train, dataset.root, source="images", batch_size=8, regions_per_visit=2, seed=1,
+        image_size=stub.SIZE, lookup=lookup.open(sys.argv[2]), workers=2, process_index=0, process_count=1)
+    iterator = iter(stream)
+    pathlib.Path(sys.argv[3]).write_bytes(pickle.dumps([next(iterator) for _ in range(5)]))
 if __name__ == "__main__":
     main()
 """
@@ -233,8 +229,7 @@ def test_workers_change_nothing(dataset, folder, opened, tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     found = pickle.loads((tmp_path / "out").read_bytes())
-    for source, batches in zip(("images", "fresh"), found):
-        assert_same(take(stream(dataset, opened, source=source), 5), batches)
+    assert_same(take(stream(dataset, opened, source="images"), 5), found)
 
 
 @pytest.mark.parametrize("source", ["resident", "images", "fresh"])

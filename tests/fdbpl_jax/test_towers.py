@@ -1,0 +1,147 @@
+"""CLIP as teacher and student of a lookup, and a whole build from a configuration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax import clip, world
+from core_jax.data import images
+from fdbpl_jax import build, datasets, label, lookup, plan, regions, towers, verify
+
+CLASSES = ("red plain circle", "blue dotted ring", "green striped cross")
+STYLES = (("sketch", 0.5), ("grain", 0.5))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The embedded world's classification pictures, four classes of them."""
+    root = tmp_path_factory.mktemp("world")
+    world.write_objects(
+        root,
+        size=40,
+        train_per_class=4,
+        val_per_class=1,
+        test_per_class=1,
+        classes=(*CLASSES, "white plain star"),
+        progress=False,
+    )
+    return root
+
+
+@pytest.fixture
+def config(pair, root, tmp_path):
+    return {
+        "teacher": str(pair["teacher"]),
+        "student": str(pair["student"]),
+        "data": {"root": str(root), "shots": 2, "seed": 1, "split": "all"},
+        "lookup": {
+            "dir": str(tmp_path / "lookup"),
+            "regions": 4,
+            "shard_size": 3,
+            "batch_size": 8,
+            "seeds": (1, 2),
+        },
+    }
+
+
+def test_teacher_is_zero_shot_clip(pair):
+    model = clip.load(pair["teacher"])
+    teacher = towers.teacher(model, "t", CLASSES, "a {}.")
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (5, 32, 32, 3), np.uint8)
+    flip = np.array([True, False, True, False, True])
+    seen = np.stack([p[:, ::-1] if f else p for p, f in zip(pixels, flip)])
+    x = clip.normalise(jnp.asarray(seen), model.config)
+    encode_image, encode_text = (
+        jax.jit(f, static_argnums=1) for f in (clip.encode_image, clip.encode_text)
+    )
+    image = np.asarray(encode_image(model.params, model.config, x))
+    ids = model.tokenizer([f"a {name}." for name in CLASSES])
+    text = np.asarray(encode_text(model.params, model.config, jnp.asarray(ids)))
+    cosine = (image / np.linalg.norm(image, axis=1)[:, None]) @ (
+        text / np.linalg.norm(text, axis=1)[:, None]
+    ).T
+    scale = np.exp(float(model.params["logit_scale"]))
+    np.testing.assert_allclose(teacher.logits(pixels, flip), scale * cosine, atol=1e-4)
+    assert teacher.logit_scale == pytest.approx(scale, rel=1e-6)
+    assert teacher.digest == clip.weights_digest(model.params)
+    student = towers.student(model, "s")
+    unit = image / np.linalg.norm(image, axis=1)[:, None]
+    np.testing.assert_allclose(student.features(pixels, flip), unit, atol=1e-5)
+    assert (student.width, student.image_size) == (24, 32)
+
+
+def test_text_features_are_chunked_without_a_trace(pair, monkeypatch):
+    model = clip.load(pair["teacher"])
+    sentences = [f"a {name}." for name in (*CLASSES, "red circle", "ring")]
+    whole = towers.text_features(model, sentences)
+    monkeypatch.setattr(towers, "_TEXT_CHUNK", 2)
+    np.testing.assert_allclose(towers.text_features(model, sentences), whole, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+
+
+def test_build_from_config_covers_every_seed_and_verifies(config, root, pair):
+    folder = build.build_from_config(config, progress=False)
+    full = datasets.read("world_objects", root)
+    wanted = {i.path for seed in (1, 2) for i in datasets.few_shot(full, 2, seed).train}
+    student = clip.load(pair["student"])
+    for seed in (1, 2):
+        run = datasets.few_shot(full, 2, seed)
+        opened = lookup.open(
+            folder,
+            lookup.Expected(
+                items=run.train,
+                root=run.root,
+                classes=run.classes,
+                template="a {}.",
+                teacher=config["teacher"],
+                regions_per_visit=2,
+                scale=(0.08, 0.936),
+                student_digest=clip.weights_digest(student.params),
+                source="features",
+            ),
+        )
+    assert {image.path for image in opened.images} == wanted
+    manifest = opened.manifest
+    assert manifest["dataset"]["seeds"] == [1, 2]
+    assert manifest["dataset"]["few_shot_digests"]["2"] == datasets.list_digest(run.train)
+    assert opened.dense
+    # One record from first principles.
+    model = clip.load(config["teacher"])
+    image = images.decode(full.root / opened.images[3].path)
+    drawn = regions.draw(f"boxes:0:{opened.images[3].sha256}", 40, 40, 4)
+    pixels = regions.crop(image, drawn.box, 32)
+    teacher = towers.teacher(model, "t", full.classes, "a {}.")
+    truth = label.truncate(teacher.logits(pixels, drawn.flip), None)
+    np.testing.assert_allclose(opened.record(3)["logp"], truth["logp"], atol=2e-2)
+    report = verify.verify_from_config(folder, config)
+    assert not report.problems
+    assert report.measured["cosine"] < 1e-3
+    # Another teacher: refused by the build, told by verify, refused by a run that pins the digest.
+    other = config | {"teacher": config["student"]}
+    with pytest.raises(plan.PlanMismatch, match=r"teacher\.digest"):
+        build.build_from_config(other, progress=False)
+    assert "was built with teacher" in verify.verify_from_config(folder, other).problems[0]
+
+
+def test_base_classes_are_the_label_space_and_images_need_no_features(config):
+    config["data"] |= {"split": "base", "source": "images"}
+    opened = lookup.open(build.build_from_config(config, progress=False))
+    assert opened.classes == CLASSES[:2]
+    assert {image.label for image in opened.images} == {0, 1}
+    assert opened.manifest["students"] == {}
+
+
+def test_missing_data_and_models_stop_before_anything_is_written(config, tmp_path):
+    for change, error in (
+        ({"teacher": str(tmp_path / "none")}, "none"),
+        (
+            {"data": config["data"] | {"root": str(tmp_path / "none")}},
+            "world_objects does not exist",
+        ),
+        ({"lookup": {"dir": ""}}, r"lookup\.dir is empty"),
+    ):
+        with pytest.raises((ValueError, OSError), match=error):
+            build.build_from_config(config | change, progress=False)
+    assert not (tmp_path / "lookup").exists()

@@ -1,0 +1,101 @@
+"""`launch.lookup` and `launch.data` as commands: exit status, messages, files."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from fdbpl_jax import build, layout
+from launch import data as data_command
+from launch import lookup as lookup_command
+from tests.fdbpl_jax import stub
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lookup")
+    dataset = stub.write_pictures(root / "pictures", 6)
+    return build.build(root / "l", dataset, stub.teacher(), stub.settings(), shards=(0, 1))
+
+
+def run(word, **flags):
+    with flagsaver.flagsaver(**flags):
+        return lookup_command.main(["launch.lookup", word])
+
+
+def test_digests_and_stats_need_only_the_folder(folder, tmp_path, capsys):
+    assert run("verify", lookup=str(folder), digests_only=True) == 0
+    assert "the lookup is sound" in capsys.readouterr().out
+    assert run("stats", lookup=str(folder), out=str(tmp_path / "s.png")) == 0
+    assert "6 pictures x 8 regions, 3 of 7 classes stored" in capsys.readouterr().out
+    assert (tmp_path / "s.png").is_file()
+
+
+def test_a_flipped_byte_is_exit_status_1(folder, capsys):
+    path = folder / "labels-00001-of-00002.arrayrecord"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        assert run("verify", lookup=str(folder), digests_only=True) == 1
+    finally:
+        path.write_bytes(whole)
+    assert "labels-00001-of-00002.arrayrecord is corrupted" in capsys.readouterr().out
+
+
+def test_shards_flag():
+    assert lookup_command.parse_shards(None) is None
+    assert lookup_command.parse_shards("1/4") == (1, 4)
+    for text in ("4/4", "1", "a/b", "-1/4", "1/0"):
+        with pytest.raises(ValueError, match="expected i/n"):
+            lookup_command.parse_shards(text)
+
+
+def test_a_lookup_must_be_named():
+    with pytest.raises(ValueError, match="neither was given"):
+        run("stats")
+    with pytest.raises(ValueError, match="--config=FILE is needed"):
+        run("build", lookup="somewhere")
+
+
+def command(*words):
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_incomplete_lookup_ends_the_command_in_words(folder, tmp_path):
+    done = command("launch.lookup", "stats", f"--lookup={tmp_path}")
+    assert done.returncode != 0
+    assert "manifest.json is missing: the build has not finished" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert layout.MANIFEST not in {path.name for path in tmp_path.iterdir()}
+
+
+def check(root, dataset=None):
+    with flagsaver.flagsaver(root=str(root), dataset=dataset):
+        return data_command.main(["launch.data", "check"])
+
+
+def test_check_tells_everything_and_exits_with_1(tmp_path, capsys):
+    assert check(tmp_path, ["caltech101", "world_objects"]) == 1
+    out = capsys.readouterr().out
+    assert "caltech-101 does not exist" in out
+    assert "world_objects does not exist" in out
+    with pytest.raises(ValueError, match="none of the known data sets"):
+        check(tmp_path)
+
+
+def test_check_of_a_good_folder(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            pixels = np.full((5, 5, 3), i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    assert check(tmp_path, ["folder"]) == 0
+    assert "complete (2 classes; 6 train, 0 val, 2 test)" in capsys.readouterr().out
