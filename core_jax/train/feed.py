@@ -47,7 +47,7 @@ class Feed:
         self._stop = threading.Event()
         if saved is not None:
             self._iterator.set_state(json.loads(saved["iterator"]))
-        self._position = saved or {"iterator": self._snapshot(), "skip": 0}
+        self._position = dict(saved or {"iterator": self._snapshot(), "skip": 0})
         self._thread = threading.Thread(target=self._produce, name="feed", daemon=True)
         self._thread.start()
 

@@ -106,16 +106,14 @@ class Window:
 
 
 class Clock:
-    """Seconds by part of a run. The parts add up to the whole; they are saved, so they survive restarts.
+    """Seconds by part of a run. The parts add up to the whole, and checkpoints keep them.
 
     Parts: setup, compile, data_wait, step, evaluation, saving, logging.
     """
 
-    def __init__(self, seconds: Mapping[str, float] | None = None):
-        self.seconds = dict.fromkeys(
-            ("setup", "compile", "data_wait", "step", "evaluation", "saving", "logging"), 0.0
-        )
-        self.seconds.update(seconds or {})
+    def __init__(self):
+        parts = ("setup", "compile", "data_wait", "step", "evaluation", "saving", "logging")
+        self.seconds: dict[str, float] = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:
@@ -126,5 +124,5 @@ class Clock:
 
     @property
     def training(self) -> float:
-        """Seconds spent training: waiting for data and stepping; compiling, evaluating and saving left out."""
+        """Seconds of waiting for data and stepping; compiling, evaluating and saving left out."""
         return self.seconds["data_wait"] + self.seconds["step"]

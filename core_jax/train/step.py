@@ -81,9 +81,7 @@ def make_step(task: Task, shardings: State) -> StepFn:
     def checked_loss(
         trainable: Tree, frozen: Tree, stats: Tree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[jax.Array, Aux]:
-        loss, aux = task.loss(trainable, frozen, stats, batch, key)
-        _check(loss, aux, stats)
-        return loss, aux
+        return _checked(task.loss(trainable, frozen, stats, batch, key), stats)
 
     def step(
         state: State, frozen: Tree, batch: Batch, key: PRNGKeyArray
@@ -121,16 +119,17 @@ def _lenient() -> Iterator[None]:
         yield
 
 
-def _check(loss: Any, aux: Any, stats: Tree) -> None:
+def _checked(returned: Any, stats: Tree) -> tuple[jax.Array, Aux]:
     """Runs while the step is traced: a loss that breaks the protocol is named before anything is compiled."""
-    if not isinstance(aux, Aux):
-        raise TypeError(
-            f"the task's loss must return (loss, Aux), got {type(aux).__name__} as second value"
-        )
-    if jnp.shape(loss) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise TypeError(
-            f"the task's loss must be a floating scalar, got {loss.dtype}{jnp.shape(loss)}"
-        )
-    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype.name), t) for t in (stats, aux.stats))
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Aux):
+        raise TypeError(f"the task's loss must return (loss, Aux), got {returned!r}")
+    loss, aux = returned
+    if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise TypeError(f"the task's loss must be a floating scalar, got {loss!r}")
+    before, after = (
+        jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x).name), tree)
+        for tree in (stats, aux.stats)
+    )
     if before != after:
         raise TypeError(f"the task's loss changed the form of stats: from {before} to {after}")
+    return loss, aux

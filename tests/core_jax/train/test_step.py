@@ -108,7 +108,8 @@ def test_the_key_of_init_is_no_key_of_a_step():
     ("returned", "message"),
     [
         (lambda good: (good[0], good[1].metrics), "must return .loss, Aux."),
-        (lambda good: (good[0][None], good[1]), r"floating scalar, got float32\(1,\)"),
+        (lambda good: good[0], "must return .loss, Aux."),
+        (lambda good: (good[0][None], good[1]), "must be a floating scalar"),
         (lambda good: (good[0], train.Aux()), "changed the form of stats"),
     ],
 )

@@ -1,0 +1,90 @@
+"""Batches ahead of time: their order, the position a checkpoint keeps, and the errors of bad batches."""
+
+import itertools
+import json
+
+import grain
+import numpy as np
+import pytest
+
+from core_jax.train import DataEndedError, sharding
+from core_jax.train.feed import SNAPSHOT_EVERY, Feed
+from tests.core_jax.train import toy
+
+
+def open_feed(dataset, **keywords):
+    return Feed(dataset, sharding.make_mesh(), **keywords)
+
+
+@pytest.mark.parametrize("used", [0, 1, SNAPSHOT_EVERY, SNAPSHOT_EVERY + 3])
+def test_a_saved_position_goes_on_with_the_next_batch(used):
+    expected = iter(toy.train_data(0))
+    rows = [next(expected)["row"] for _ in range(used + 20)]
+    feed = open_feed(toy.train_data(0))
+    for row in rows[:used]:
+        np.testing.assert_array_equal(next(feed)[0]["row"], row)
+    saved = json.loads(json.dumps(feed.state()))
+    feed.close()
+    # The restored feed is saved again further on: positions must survive more than one restart.
+    for cut in (rows[used : used + 18], rows[used + 18 :]):
+        feed = open_feed(toy.train_data(0), saved=saved)
+        for row in cut:
+            np.testing.assert_array_equal(next(feed)[0]["row"], row)
+        saved = feed.state()
+        feed.close()
+
+
+def test_strings_stay_on_the_host_and_name_the_samples():
+    feed = open_feed(toy.train_data(0), host_keys=("name", "row"))
+    batch, ids = next(feed)
+    feed.close()
+    assert sorted(batch) == ["row", "x", "y"]
+    assert ids["name"].tolist() == [f"r{row}" for row in np.asarray(batch["row"])]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_worker_processes_and_their_position():
+    plain = grain.MapDataset.range(64).seed(0).shuffle().repeat()
+    plain = plain.map(lambda row: {"row": np.int64(row)}).to_iter_dataset()
+    options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=2)
+
+    def data():
+        return plain.mp_prefetch(options).batch(toy.BATCH)
+
+    rows = [batch["row"] for batch in itertools.islice(plain.batch(toy.BATCH), SNAPSHOT_EVERY + 4)]
+    feed = open_feed(data())
+    for row in rows[: SNAPSHOT_EVERY + 1]:
+        np.testing.assert_array_equal(next(feed)[0]["row"], row)
+    saved = feed.state()
+    feed.close()
+    feed = open_feed(data(), saved=saved)
+    for row in rows[SNAPSHOT_EVERY + 1 :]:
+        np.testing.assert_array_equal(next(feed)[0]["row"], row)
+    feed.close()
+
+
+def test_all_problems_of_a_batch_are_named():
+    bad = {"a": np.zeros(4), "b": np.zeros(5), "c": np.float32(1)}
+    feed = open_feed(grain.MapDataset.source([bad]).to_iter_dataset(), host_keys=("id",))
+    with pytest.raises(ValueError, match=r"batch_ids names \['id'\]") as caught:
+        next(feed)
+    feed.close()
+    assert "['c'] have no batch axis" in str(caught.value)
+    assert "{'a': 4, 'b': 5}" in str(caught.value)
+
+
+def test_errors_of_the_source_reach_the_loop_and_the_end_is_one():
+    class Unreadable(toy.Source):
+        def __getitem__(self, index):
+            raise OSError("picture.png is no picture")
+
+    feed = open_feed(grain.MapDataset.source(Unreadable()).to_iter_dataset().batch(4))
+    with pytest.raises(OSError, match=r"picture\.png"):
+        next(feed)
+    feed.close()
+    feed = open_feed(grain.MapDataset.source(toy.Source()).to_iter_dataset().batch(toy.ROWS))
+    next(feed)
+    with pytest.raises(DataEndedError, match="must be endless"):
+        next(feed)
+    feed.close()
