@@ -83,7 +83,7 @@ def build_from_config(
             regions=chosen.regions,
             top_k=top_k,
             seed=chosen.seed,
-            rule=regions.CropRule(scale=tuple(chosen.scale)),
+            rule=regions.CropRule(scale=chosen.scale),
             shard_size=chosen.shard_size,
             batch_size=chosen.batch_size,
         ),

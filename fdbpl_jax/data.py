@@ -150,14 +150,15 @@ def train_data(
     process = jax.process_index() if process_index is None else process_index
     processes = jax.process_count() if process_count is None else process_count
     _check(items, source, batch_size, regions_per_visit, processes, lookup)
-    stored = 0 if lookup is None or source == "fresh" else lookup.regions
-    rows = np.full(len(items), -1, np.int64) if not stored else lookup.rows_of(items)  # type: ignore[union-attr]
+    if source == "fresh":
+        lookup = None
+    rows = np.full(len(items), -1) if lookup is None else lookup.rows_of(items)
     visits = Visits(
         seed=seed,
         num_images=len(items),
         per_visit=regions_per_visit,
-        stored=stored,
-        digests=tuple(lookup.images[row].sha256 for row in rows) if stored and lookup else (),
+        stored=0 if lookup is None else lookup.regions,
+        digests=() if lookup is None else tuple(lookup.images[row].sha256 for row in rows),
     )
     share = Share(per_step=batch_size // regions_per_visit, process=process, processes=processes)
     ids = _Ids(visits=visits, share=share, rows=rows, labels=np.array([i.label for i in items]))
@@ -173,7 +174,7 @@ def train_data(
         paths=tuple(item.path for item in items),
         root=Path(root),
         sizes=_sizes(source, image_size, teacher_size),
-        lookup=None if source == "fresh" else lookup,
+        lookup=lookup,
         features=source == "features",
         rule=rule,
     )
@@ -192,8 +193,8 @@ def _sizes(source: str, image_size: int, teacher_size: int | None) -> dict[str, 
     if source == "features":
         return {}
     sizes = {"image": image_size}
-    if teacher_size not in (None, image_size):
-        sizes["teacher_image"] = int(teacher_size)  # type: ignore[arg-type]
+    if teacher_size is not None and teacher_size != image_size:
+        sizes["teacher_image"] = teacher_size
     return sizes
 
 
@@ -294,7 +295,8 @@ class _Load:
 
 
 def _labels(record: np.void, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    names = [name for name in ("index", "logp", "rest", "entropy") if name in record.dtype.names]
+    stored = record.dtype.names or ()
+    names = [name for name in ("index", "logp", "rest", "entropy") if name in stored]
     found = {name: record[name][chosen] for name in names}
     if "index" in found:
         found["index"] = found["index"].astype(np.int32)

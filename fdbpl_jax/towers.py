@@ -165,6 +165,7 @@ def _features(
     seen = jnp.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)
     normalised = clip.normalise(seen, config, jnp.dtype(dtype))
     features = clip.encode_image({"vision": vision}, config, normalised)
+    assert not isinstance(features, tuple)
     return clip.unit(features.astype(jnp.float32))
 
 

@@ -1,7 +1,8 @@
 """Files and records: atomic writing, digests, pictures, counter-based random numbers, ArrayRecord shards.
 
-Import the module that is needed, for example `from core_jax.data import files`: worker processes that only decode
-pictures then never load the record library.
+The record library itself is loaded when a shard is opened, so these modules are cheap to import.
 """
+
+from core_jax.data import files, images, records, rng
 
 __all__ = ["files", "images", "records", "rng"]

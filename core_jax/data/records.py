@@ -11,6 +11,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from core_jax.data import files
 
@@ -60,7 +61,7 @@ def write_shard(
     Raises:
       files.DiskFullError: the device is full.
     """
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore
 
     path, count = Path(path), 0
     with files.atomic_path(path) as temporary:
@@ -151,7 +152,7 @@ class Reader:
         Raises:
           RecordError: a file cannot be read.
         """
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore
 
         payloads: list[bytes] = []
         for shard in self._shards:
@@ -178,12 +179,11 @@ class Reader:
             if self._source is None:
                 import grain
 
-                self._source = grain.sources.ArrayRecordDataSource(
-                    [
-                        _Instruction(str(self._folder / s.name), 0, s.count, s.count)
-                        for s in self._shards
-                    ]
-                )
+                files_of: list[Any] = [
+                    _Instruction(str(self._folder / s.name), 0, s.count, s.count)
+                    for s in self._shards
+                ]
+                self._source = grain.sources.ArrayRecordDataSource(files_of)
             return self._source
 
     def _corrupted(self, row: int, error: object) -> RecordError:
