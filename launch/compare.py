@@ -148,12 +148,11 @@ def compare(
     from launch import report
 
     began, workdir = time.perf_counter(), Path(workdir)
-    configs = {
-        (arm, seed): _config(base, arm, seed, seeds, workdir) for arm in chosen for seed in seeds
-    }
-    prepare(configs.values())
-    todo = list(configs.items())
-    for number, ((arm, seed), config) in enumerate(todo, 1):
+    todo = [
+        (arm, seed, _config(base, arm, seed, seeds, workdir)) for arm in chosen for seed in seeds
+    ]
+    prepare([config for _, _, config in todo])
+    for number, (arm, seed, config) in enumerate(todo, 1):
         title = f"[{number}/{len(todo)}] {arm.label}, seed {seed}"
         run(config, workdir / arm.label / f"seed{seed}", arm.variant, title)
     labels = [arm.label for arm in chosen]
@@ -167,9 +166,8 @@ def compare(
     return path
 
 
-def prepare(configs: Sequence[ml_collections.ConfigDict] | Any) -> None:
+def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
     """Write the embedded world's pictures and build the lookups that configurations need and that are not there."""
-    configs = list(configs)
     for root in dict.fromkeys(c.data.root for c in configs if c.data.dataset == "world_objects"):
         from core_jax import world
         from core_jax.world import datasets

@@ -54,6 +54,8 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequen
                 if name not in run:
                     continue
                 step, value = np.asarray(run["step"]), np.asarray(run[name], float)
+                # A term whose count was 0 has no mean; metrics.jsonl says null.
+                step, value = step[np.isfinite(value)], value[np.isfinite(value)]
                 tone = colour(label, position)
                 axis.plot(step, value, color=tone, alpha=0.22, linewidth=1)
                 (handles[label],) = axis.plot(

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from launch import config as config_lib
 from launch import tasks
@@ -65,9 +66,25 @@ def train(
 
     options = fit_options(config, progress=progress)
     task = tasks.build(config)
-    train_lib.fit(
-        task, options, workdir=workdir, config_json=config_lib.to_json(config), resume=resume
-    )
+    values = config_lib.to_json(config)
+    if task.total_steps:
+        train_lib.fit(task, options, workdir=workdir, config_json=values, resume=resume)
+    else:
+        _claim_untrained(Path(workdir), values, resume)
+
+
+def _claim_untrained(workdir: Path, config: dict[str, Any], resume: bool) -> None:
+    """The work directory of a method that makes no step: it only has to be found and told apart later."""
+    import jax
+
+    from core_jax.data import files
+    from core_jax.train import writers
+
+    writers.check(workdir, config, resume=resume)
+    writers.claim(workdir, config)
+    if jax.process_index() == 0:
+        timing = {"seconds": {}, "steps": 0, "restarts": 0}
+        files.atomic_write(workdir / "timing.json", json.dumps(timing, indent=2) + "\n")
 
 
 def require_same(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -146,6 +163,64 @@ def restore(workdir: str | Path) -> Restored:
         params = train_lib.Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
         step = 0
     return Restored(config=config, task=task, params=params, step=step)
+
+
+def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The trained parameters of a run alone, without opening its data, lookup or models.
+
+    Args:
+      workdir: of a run, finished or not.
+
+    Returns:
+      (nested dict of NumPy arrays, the digests it depends on); ({}, {}) for a run that trains nothing.
+
+    Raises:
+      ConfigError: there is no checkpoint.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    workdir = Path(workdir).absolute()
+    if _timing(workdir).get("steps") == 0:
+        return {}, {}
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise config_lib.ConfigError(f"--workdir={workdir}: no checkpoint yet; train there first")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.CheckpointManager(
+        folder, options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise config_lib.ConfigError(f"{folder}: no complete checkpoint; train there first")
+        args = ocp.args
+        meta = manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
+        # The checkpoint says which arrays it holds: only the trainables are read, not the optimizer's.
+        abstract: dict[str, Any] = {}
+        for name, form in meta["arrays"].items():
+            *groups, leaf = name.split("/")
+            if groups and groups[0] == "trainable":
+                dtype, _, shape = form.partition("[")
+                sizes = tuple(int(size) for size in shape.rstrip("]").split(",") if size.strip())
+                place = functools.reduce(
+                    lambda tree, key: tree.setdefault(key, {}), groups, abstract
+                )
+                place[leaf] = jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        state = manager.restore(
+            step,
+            args=args.Composite(
+                state=args.PyTreeRestore(
+                    item=abstract, restore_args=restore_args, partial_restore=True
+                )
+            ),
+        )["state"]
+    pins = {
+        name.removeprefix("pin "): value
+        for name, value in meta["facts"].items()
+        if name.startswith("pin ")
+    }
+    return jax.tree.map(np.asarray, state["trainable"]), pins
 
 
 def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> list[dict]:

@@ -67,6 +67,13 @@ def test_loss_curves_draw_each_run_where_it_has_the_metric():
     assert not overlaps(figure)
 
 
+def test_loss_curves_leave_out_what_has_no_value():
+    run = {"step": [1, 2, 3], "loss": [1.0, None, 3.0]}
+    figure = figures.loss_curves({"coop": run}, ["loss"])
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [1, 3])
+    np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), [1.0, 3.0])
+
+
 def test_smoothing_keeps_constants_lines_and_length():
     np.testing.assert_allclose(figures.smooth(np.full(200, 3.0)), 3.0)
     line = np.arange(200.0)

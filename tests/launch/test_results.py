@@ -143,7 +143,9 @@ def test_details_name_what_rows_were_made_with():
 
 def test_unlike_recipes_of_one_method_are_never_averaged():
     rows = [
-        line("fdbpl", "w", split, seed, value, config_digest=digest, run=f"runs/{digest}/seed{seed}")
+        line(
+            "fdbpl", "w", split, seed, value, config_digest=digest, run=f"runs/{digest}/seed{seed}"
+        )
         for split in ("base", "new")
         for seed in (1, 2)
         for digest, value in (("a", 50.0), ("b", 70.0))
