@@ -8,7 +8,7 @@ python -m launch.export --workdir=runs/world_teacher --out=teacher
 import ml_collections
 
 # name: (vision width, vision layers, steps)
-MODELS = {"student": (128, 4, 1200), "teacher": (192, 6, 2400)}
+MODELS = {"student": (128, 4, 1200), "teacher": (192, 6, 900)}
 
 
 def get_config(name: str = "student") -> ml_collections.ConfigDict:

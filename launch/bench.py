@@ -1,30 +1,30 @@
 """Benchmarks: each measures both sides of a speed claim in one run and prints rows of (work, ours, other, ratio).
 
 python -m launch.bench text_tower [--classes=10,100,1000] [--json=FILE]
-python -m launch.bench fdbpl [--json=FILE]
+python -m launch.bench fdbpl [--sizes=100,1000,embedded] [--json=FILE]
+python -m launch.bench world [--json=FILE]
 
 The ratio is other / ours: above 1, ours is faster. Run on an otherwise idle machine.
 """
 
 import json
 import platform
+from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from core_jax.data import files
 from launch import config as config_lib
-from launch.benchmarks import fdbpl, text_tower
+from launch.benchmarks import fdbpl, text_tower, world
 
-BENCHMARKS = {"text_tower": text_tower.run, "fdbpl": fdbpl.run}
+BENCHMARKS = {"fdbpl": fdbpl.run, "text_tower": text_tower.run, "world": world.run}
 
 _JSON = flags.DEFINE_string("json", None, "also write the rows to this file")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the benchmark that the first argument names."""
-    if len(argv) != 2 or argv[1] not in BENCHMARKS:
-        raise app.UsageError(f"name one benchmark of {', '.join(BENCHMARKS)}; got {argv[1:]}")
     rows = BENCHMARKS[argv[1]]()
     if _JSON.value:
         machine = {
@@ -38,4 +38,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    config_lib.run(main, words=tuple(BENCHMARKS))

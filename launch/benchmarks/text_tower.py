@@ -6,6 +6,7 @@ torch and transformers are installed. Sentences go through in chunks of 200, rec
 tokens for all classes would not fit into memory. About 15 minutes on 2 cores; --classes=10,100 about 3.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -38,9 +39,8 @@ def run() -> list[dict[str, Any]]:
             forward = jax.jit(features)
             gradient = jax.jit(jax.grad(_scalar(features)))
             for name, call in (("forward", forward), ("gradient", gradient)):
-                times[mode, name] = timing.seconds(
-                    lambda call=call: call(prefix, suffix, params), repeats=repeats
-                )
+                call = functools.partial(call, prefix, suffix, params)
+                times[mode, name] = timing.seconds(call, repeats=repeats)
         reference = torch_times(config, prefix, suffix, repeats) if torch_times else {}
         for name in ("forward", "gradient"):
             ours = times["prefix", name]
