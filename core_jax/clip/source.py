@@ -23,7 +23,8 @@ def resolve(source: str | os.PathLike) -> pathlib.Path:
       SourceError: neither a folder nor a hub id, or the hub cannot give it.
     """
     folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
+    # An empty name would mean the current folder.
+    if os.fspath(source) and folder.is_dir():
         return folder
     if folder.is_file():
         if folder.suffix in PICKLED:

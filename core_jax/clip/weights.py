@@ -104,7 +104,9 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> d
         if path in flat:
             problems.append(f"extra: {name} is a second source of {path}")
         elif value.dtype.name not in FLOATS:
-            problems.append(f"type: {name} is {value.dtype.name}, expected one of {FLOATS}")
+            problems.append(
+                f"type: {name} is {value.dtype.name}, expected one of {', '.join(FLOATS)}"
+            )
         elif value.shape != shape:
             problems.append(f"shape: {name} is {value.shape}, expected {shape}")
         else:
@@ -127,10 +129,13 @@ def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> 
       WeightsError: leaves are missing, unknown, of another shape, or not finite in `dtype`; all are listed.
     """
     if dtype not in FLOATS:
-        raise WeightsError(f"dtype {dtype!r} is not one of {FLOATS}")
+        raise WeightsError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     expected = shapes(config)
     flat = _flatten(params)
-    problems = [f"missing: {path}" for path in sorted(expected.keys() - flat.keys())]
+    problems = [
+        f"missing: {path} of shape {expected[path]}"
+        for path in sorted(expected.keys() - flat.keys())
+    ]
     tensors = {}
     for path in sorted(flat):
         if path not in expected:
