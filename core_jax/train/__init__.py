@@ -1,4 +1,4 @@
-"""Training shared by the methods: task protocol, step, sharding rules, checkpoints, loop, metrics."""
+"""Training shared by the methods: task protocol, step, sharding rules, checkpoints, loop."""
 
 from core_jax.train.checkpoint import CheckpointError
 from core_jax.train.feed import DataEndedError

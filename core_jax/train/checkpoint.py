@@ -1,8 +1,10 @@
 """Checkpoints: Orbax `Composite(state, data, meta)`, one folder per step.
 
-- state: {"trainable", "opt_state", "stats", "step"}; the frozen arrays are pinned by digest instead.
+- state: {"trainable", "opt_state", "stats", "step"}; the frozen arrays are pinned by digest
+  instead.
 - data: where the data iterator stands, one JSON file per process.
-- meta: step, digest of the configuration, pins, worker and process counts, form of every array, running means, clock.
+- meta: step, digest of the configuration, pins, worker and process counts, form of every array,
+  running means, clock.
 """
 
 import dataclasses
@@ -81,7 +83,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether a process of a distributed run was told to leave, and this is the step all agreed on."""
+        """Whether a distributed run was told to leave and this is the step all agreed on."""
         return self._manager.reached_preemption(step)
 
     def save(
@@ -116,8 +118,9 @@ class Checkpoints:
             if not _disk_full(error):
                 raise
             raise CheckpointError(
-                f"no space left on the device while saving step {step} to {self.folder}; the last complete checkpoint "
-                f"is step {self._last_complete(step)}. Free some space and start again with --resume."
+                f"no space left on the device while saving step {step} to {self.folder}; the last "
+                f"complete checkpoint is step {self._last_complete(step)}. Free some space and "
+                "start again with --resume."
             ) from error
 
     def restore(
@@ -128,13 +131,15 @@ class Checkpoints:
         Args:
           state: a state of this run; only its form is looked at.
           step: which checkpoint; None takes the newest.
-          data: the run goes on, so the position of its data matters; else only the pins and the arrays must agree.
+          data: the run goes on, so the position of its data matters; else only the pins and the
+            arrays must agree.
 
         Returns:
           (state, position of the data iterator, meta); the position is empty without `data`.
 
         Raises:
-          CheckpointError: there is none, or it belongs to something else (all differences in one message).
+          CheckpointError: there is none, or it belongs to something else (all differences in one
+            message).
         """
         import grain
 
@@ -209,7 +214,8 @@ def _forms(state: Any) -> dict[str, str]:
 
 
 def _disk_full(error: BaseException | None) -> bool:
-    # TensorStore reports it as ValueError with the system's words; Orbax chains and groups exceptions.
+    # TensorStore reports it as ValueError with the system's words; Orbax chains and groups
+    # exceptions.
     while error is not None:
         if isinstance(error, files.DiskFullError) or os.strerror(errno.ENOSPC) in str(error):
             return True

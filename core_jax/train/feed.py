@@ -1,8 +1,9 @@
 """Batches on the devices ahead of time, and an iterator state that belongs to the batch last used.
 
-A thread pulls host batches, cuts them over the mesh and keeps a few ready. Because it runs ahead, the iterator's own
-state is of no use to a checkpoint: every `SNAPSHOT_EVERY` batches the thread keeps the state as JSON, and a checkpoint
-holds the last one at or before the batch in use and how many batches to skip from there.
+A thread pulls host batches, cuts them over the mesh and keeps a few ready. Because it runs ahead,
+the iterator's own state is of no use to a checkpoint: every `SNAPSHOT_EVERY` batches the thread
+keeps the state as JSON, and a checkpoint holds the last one at or before the batch in use and how
+many batches to skip from there.
 """
 
 import itertools
@@ -24,8 +25,8 @@ class Feed:
     """Iterator over (device batch, host arrays that name its samples).
 
     Args:
-      dataset: grain data set of this process' slices; batches are flat dicts of arrays with the batch axis first.
-        Entries of strings stay on the host.
+      dataset: grain data set of this process' slices; batches are flat dicts of arrays with the
+        batch axis first. Entries of strings stay on the host.
       mesh: the batch axis is cut over its axis "data".
       host_keys: entries whose host arrays are handed out beside the batch.
       saved: what `state` returned, to go on right after that batch.
@@ -62,7 +63,11 @@ class Feed:
         return batch, ids
 
     def state(self) -> dict[str, Any]:
-        """Where the batch last handed out lies: {"iterator": JSON of the iterator's state, "skip": batches to skip}."""
+        """Where the batch last handed out lies.
+
+        Returns:
+          {"iterator": JSON of an earlier state of the iterator, "skip": batches from there on}.
+        """
         return self._position
 
     def close(self) -> None:
@@ -119,8 +124,8 @@ class Feed:
             problems.append(f"batch axes differ: {sizes}")
         elif sizes and next(iter(sizes.values())) * jax.process_count() % parts:
             problems.append(
-                f"a batch of {next(iter(sizes.values()))} samples on each of {jax.process_count()} processes does not "
-                f"divide over {parts} devices of the mesh axis 'data'"
+                f"a batch of {next(iter(sizes.values()))} samples on each of {jax.process_count()} "
+                f"processes does not divide over {parts} devices of the mesh axis 'data'"
             )
         if problems:
             raise ValueError("bad batch from Task.train_data:\n  " + "\n  ".join(problems))
@@ -140,7 +145,8 @@ class DataEndedError(RuntimeError):
 
 
 def _allow_flags() -> None:
-    # grain's mp_prefetch reads absl flags and raises where nobody parsed them: notebooks, tests, plain scripts.
+    # grain's mp_prefetch reads absl flags and raises where nobody parsed them: notebooks, tests,
+    # plain scripts.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,9 +1,10 @@
 """The training loop: start or resume, step, log, evaluate, save, stop.
 
-A run is a pure function of (task, seed): every step sees `fold_in(key(seed), step)` and the batch of its number, so a
-resumed run equals an uninterrupted one bit for bit. Metrics are read one step late, after the next step was dispatched:
-the devices never wait for the host. What is saved was checked first: neither the step's loss and gradient nor the state
-itself may hold a number that is not finite.
+A run is a pure function of (task, seed): every step sees `fold_in(key(seed), step)` and the batch
+of its number, so a resumed run equals an uninterrupted one bit for bit. Metrics are read one step
+late, after the next step was dispatched: the devices never wait for the host. What is saved was
+checked first: neither the step's loss and gradient nor the state itself may hold a number that is
+not finite.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ class FitOptions:
       keep: number of checkpoints kept.
       mesh_shape: (data, model); None puts all devices on data.
       progress: show progress on process 0.
-      workers: grain worker processes of the task's data; recorded, since the iterator state depends on it.
+      workers: grain worker processes of the task's data; recorded, since the iterator state depends
+        on it.
       profile: (first, last) step of a jax.profiler trace in workdir/profile; None takes none.
     """
 
@@ -77,8 +79,9 @@ def fit(
     Args:
       task: what to train.
       options: how.
-      workdir: receives config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, timing.json. Nothing is
-        written before parameters, sharding rules, the first batch and the trace of the step have proved sound.
+      workdir: receives config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end,
+        timing.json. Nothing is written before parameters, sharding rules, the first batch and the
+        trace of the step have proved sound.
       config_json: the experiment's configuration; its digest is in every checkpoint.
       resume: go on from the newest checkpoint in `workdir`; from the start when there is none.
 
@@ -88,7 +91,8 @@ def fit(
     Raises:
       WorkdirError: `workdir` holds another run, or this one and `resume` is off.
       CheckpointError: the checkpoint belongs to something else, or the disk is full.
-      NonFiniteError: a loss, a gradient or the state is not finite; the last finite checkpoint stays.
+      NonFiniteError: a loss, a gradient or the state is not finite; the last finite checkpoint
+        stays.
       Preempted: a SystemExit; the run was told to leave, and has saved.
     """
     clock = metrics.Clock()

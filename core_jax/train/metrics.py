@@ -1,7 +1,7 @@
 """Metrics of a step as one small vector, means over a window of steps, and the clock of a run.
 
-A step's metrics leave the device as one float32 vector [loss, gradient norm, sum_1, count_1, sum_2, count_2, ...]:
-one transfer a step, whatever the number of names.
+A step's metrics leave the device as one float32 vector [loss, gradient norm, sum_1, count_1, sum_2,
+count_2, ...]: one transfer a step, whatever the number of names.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ RESERVED = ("step", "loss", "grad_norm", "seconds", "steps_per_second")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Metrics of one step; the names are static, so jit carries them beside the vector for nothing."""
+    """Metrics of one step; the names are static: jit carries them beside the vector for free."""
 
     values: Float[Array, " 2+2*N"]
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -43,7 +43,8 @@ def pack(
       Packed, names sorted.
 
     Raises:
-      ValueError: a name is taken by the loop, or an entry is not a pair of scalars (all of them in one message).
+      ValueError: a name is taken by the loop, or an entry is not a pair of scalars (all of them in
+        one message).
     """
     names = tuple(sorted(metrics))
     bad = [f"{name!r} is a name the loop uses itself" for name in names if name in RESERVED]
@@ -76,7 +77,7 @@ class Window:
         self._total = values.astype(np.float64) if self._total is None else self._total + values
 
     def means(self) -> dict[str, float]:
-        """Name -> mean: over steps for loss and gradient norm, over counts for the task's metrics."""
+        """Name -> mean: over steps for loss and gradient norm, over counts for the others."""
         if self._total is None:
             return {}
         loss, norm, *pairs = self._total.tolist()

@@ -1,6 +1,7 @@
 """Mesh axes ("data", "model") and the ordered rules that place every array on them.
 
-A rule is (regex, PartitionSpec). The first regex that matches a whole path such as "trainable/prompt/context" decides.
+A rule is (regex, PartitionSpec). The first regex that matches a whole path such as
+"trainable/prompt/context" decides.
 """
 
 import re
@@ -33,7 +34,8 @@ def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
     shape = (count, 1) if shape is None else tuple(shape)
     if len(shape) != 2 or shape[0] * shape[1] != count:
         raise ValueError(
-            f"mesh_shape {shape} does not fit {count} devices: expected (data, model) with data * model == {count}"
+            f"mesh_shape {shape} does not fit {count} devices: expected (data, model) with "
+            f"data * model == {count}"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2)
 
@@ -60,8 +62,8 @@ def params_shardings(params: Params, rules: Rules, mesh: Mesh) -> Params:
       Params of `NamedSharding`.
 
     Raises:
-      ValueError: trainable paths without a rule, rules that decide nothing, specs that do not fit their arrays. All of
-        them are in the one message.
+      ValueError: trainable paths without a rule, rules that decide nothing, specs that do not fit
+        their arrays. All of them are in the one message.
     """
     compiled = [(re.compile(pattern), spec) for pattern, spec in rules]
     decided: set[int] = set()
@@ -80,14 +82,15 @@ def params_shardings(params: Params, rules: Rules, mesh: Mesh) -> Params:
     for index, (regex, _) in enumerate(compiled):
         if index not in decided:
             problems.append(
-                f"rule {index} {regex.pattern!r} decides nothing: it matches no whole path, or earlier rules take all"
+                f"rule {index} {regex.pattern!r} decides nothing: it matches no whole path, or "
+                "earlier rules take all it matches"
             )
     if problems:
         raise ValueError(
             "sharding_rules do not fit the parameters:\n  "
             + "\n  ".join(problems)
-            + '\nA pattern must match a whole path; ("trainable/.*", PartitionSpec()) as the last rule replicates '
-            "whatever is left."
+            + '\nA pattern must match a whole path; ("trainable/.*", PartitionSpec()) as the last rule '
+            "replicates whatever is left."
         )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: NamedSharding(mesh, specs[path_name(path)]), params
@@ -115,7 +118,7 @@ def _spec_problems(path: str, shape: tuple, spec: PartitionSpec, mesh: Mesh) -> 
 def opt_state_shardings(
     optimizer: optax.GradientTransformation, trainable: Any, shardings: Any, mesh: Mesh
 ) -> Any:
-    """Shardings of the optimizer's state: moments lie where their parameter lies, the rest is replicated.
+    """Shardings of the optimizer's state: moments lie with their parameter, the rest is replicated.
 
     Args:
       optimizer: optax transformation.

@@ -1,7 +1,8 @@
 """The training step: a pure, jitted function of (state, frozen, batch, key).
 
-State is the nested dict {"trainable", "opt_state", "stats", "step"}; it alone is donated. Gradients are taken with
-respect to the trainables only, so the frozen towers cost their forward and what the trainables' gradient needs.
+State is the nested dict {"trainable", "opt_state", "stats", "step"}; it alone is donated. Gradients
+are taken with respect to the trainables only, so the frozen towers cost their forward and what the
+trainables' gradient needs.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ _INIT_FOLD = np.uint32(2**32 - 1)
 
 
 def init_key(seed: int) -> PRNGKeyArray:
-    """Key of `Task.init`: apart from every step's key, also from those `jax.random.split(key(seed))` would give."""
+    """Key of `Task.init`, apart from the key of every step and from the keys split from those."""
     return jax.random.fold_in(jax.random.key(seed), _INIT_FOLD)
 
 
@@ -72,8 +73,9 @@ def make_step(task: Task, shardings: State) -> StepFn:
       shardings: of the state, as `init` returns them.
 
     Returns:
-      step(state, frozen, batch, key) -> (new state, packed metrics). The loss sees `fold_in(key, state["step"])`, so a
-      step depends on nothing but its arguments. The state is donated: the old one must not be used again.
+      step(state, frozen, batch, key) -> (new state, packed metrics). The loss sees `fold_in(key,
+      state["step"])`, so a step depends on nothing but its arguments. The state is donated: the old
+      one must not be used again.
     """
     optimizer = task.optimizer()
     replicated = shardings["step"]
@@ -120,7 +122,7 @@ def _lenient() -> Iterator[None]:
 
 
 def _checked(returned: Any, stats: Tree) -> tuple[jax.Array, Aux]:
-    """Runs while the step is traced: a loss that breaks the protocol is named before anything is compiled."""
+    """The loss's value, or an error that names what breaks the protocol; runs while tracing."""
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Aux):
         raise TypeError(f"the task's loss must return (loss, Aux), got {returned!r}")
     loss, aux = returned

@@ -14,7 +14,8 @@ import numpy as np
 
 from core_jax.train.checkpoint import Checkpoints
 
-# "Temporary failure, try again" of sysexits.h: schedulers can tell a preempted run from a failed one.
+# "Temporary failure, try again" of sysexits.h: schedulers can tell a preempted run from a failed
+# one.
 PREEMPTED_EXIT_CODE = 75
 
 
@@ -60,7 +61,7 @@ def check_step(
 
 
 def check_state(step: int, state: Mapping[str, Any], checkpoints: Checkpoints) -> None:
-    """Refuse to save a state that is not finite: a finite gradient can still make an update that overflows.
+    """Refuse to save a state that is not finite: a finite gradient may still make it overflow.
 
     Only trainables and statistics are looked at: optimizers may hold an infinity on purpose.
 
@@ -76,8 +77,8 @@ def check_state(step: int, state: Mapping[str, Any], checkpoints: Checkpoints) -
         if not bool(_all_finite(leaf))
     ]
     raise NonFiniteError(
-        f"step {step}: loss and gradient are finite, but the update left these arrays with numbers that are not: "
-        f"{', '.join(bad)}. {_advice(checkpoints)}"
+        f"step {step}: loss and gradient are finite, but the update left these arrays with numbers "
+        f"that are not: {', '.join(bad)}. {_advice(checkpoints)}"
     )
 
 
@@ -101,8 +102,8 @@ def _advice(checkpoints: Checkpoints) -> str:
 def told_to_leave() -> Iterator[threading.Event]:
     """An event that SIGTERM sets while the block runs.
 
-    In a distributed run JAX itself listens for SIGTERM, on every process, and lets them agree on a step; outside the
-    main thread Python cannot listen. In both cases the event stays unset.
+    In a distributed run JAX itself listens for SIGTERM, on every process, and lets them agree on a
+    step; outside the main thread Python cannot listen. In both cases the event stays unset.
     """
     event = threading.Event()
     main = threading.current_thread() is threading.main_thread()

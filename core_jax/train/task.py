@@ -1,7 +1,7 @@
 """What a method hands to the training loop: a frozen dataclass of pure functions.
 
-The loop knows nothing else about a method. Shapes: a batch is a flat dict of arrays whose first axis is the batch
-axis B; the loop cuts that axis over the devices of the mesh axis "data".
+The loop knows nothing else about a method. Shapes: a batch is a flat dict of arrays whose first
+axis is the batch axis B; the loop cuts that axis over the devices of the mesh axis "data".
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ class Params:
     Attributes:
       trainable: differentiated, updated by the optimizer, donated and checkpointed.
       frozen: never differentiated, donated or checkpointed; its digest belongs into `Task.pins`.
-      stats: not differentiated but replaced after every step and checkpointed (batch-norm statistics).
+      stats: not differentiated but replaced after every step and checkpointed (batch-norm
+        statistics).
     """
 
     trainable: Tree
@@ -40,7 +41,8 @@ class Aux:
 
     Attributes:
       stats: the new statistics, in the structure, shapes and dtypes of `Params.stats`.
-      metrics: name -> (sum, count), two scalars; sums stay exact when batches are padded or cut over devices.
+      metrics: name -> (sum, count), two scalars; sums stay exact when batches are padded or cut
+        over devices.
     """
 
     stats: Tree = dataclasses.field(default_factory=dict)
@@ -54,17 +56,19 @@ class Task:
     Attributes:
       init: key -> Params. The same key gives the same arrays on every process.
       loss: (trainable, frozen, stats, batch, key) -> (mean loss over the global batch, Aux).
-      train_data: seed -> a grain data set that never ends and yields this process' slice of every batch; its iterator
-        has `get_state` and `set_state`.
+      train_data: seed -> a grain data set that never ends and yields this process' slice of every
+        batch; its iterator has `get_state` and `set_state`.
       evaluate: (trainable, frozen, stats) -> named results, units in the name.
       optimizer: () -> optax transformation over `trainable` only.
-      sharding_rules: ordered (regex, PartitionSpec) pairs over the paths "trainable/...", "frozen/..." and "stats/...";
-        the first pattern that matches a whole path decides. Every trainable path must be covered, every pattern must
-        decide something; frozen arrays and statistics without a rule are replicated.
+      sharding_rules: ordered (regex, PartitionSpec) pairs over the paths "trainable/...",
+        "frozen/..." and "stats/..."; the first pattern that matches a whole path decides. Every
+        trainable path must be covered, every pattern must decide something; frozen arrays and
+        statistics without a rule are replicated.
       total_steps: number of updates.
-      batch_ids: batch entries that name the samples; printed when the loss is not finite. They may be strings, which
-        stay on the host.
-      pins: digests of everything the run depends on; stored in every checkpoint and compared when it is restored.
+      batch_ids: batch entries that name the samples; printed when the loss is not finite. They may
+        be strings, which stay on the host.
+      pins: digests of everything the run depends on; stored in every checkpoint and compared when
+        it is restored.
     """
 
     init: Callable[[PRNGKeyArray], Params]

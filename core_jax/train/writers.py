@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, progress, timing.json.
+"""What a run writes beside its checkpoints: configuration, metrics, TensorBoard events, progress.
 
 Only process 0 writes; every process reads.
 """
@@ -35,7 +35,8 @@ def check(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
       resume: the directory may hold an earlier part of the same run.
 
     Raises:
-      WorkdirError: it holds a run with another configuration (all differences listed), or a run and `resume` is off.
+      WorkdirError: it holds a run with another configuration (all differences listed), or a run and
+        `resume` is off.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -48,13 +49,13 @@ def check(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
             )
         if not resume:
             raise WorkdirError(
-                f"{workdir} already holds a run with this configuration. Pass --resume (resume=True) to go on with it, "
-                "choose another workdir, or delete it."
+                f"{workdir} already holds a run with this configuration. Pass --resume (resume=True) "
+                "to go on with it, choose another workdir, or delete it."
             )
     elif (workdir / "checkpoints").exists():
         raise WorkdirError(
-            f"{workdir} has checkpoints but no config.json, so nobody can tell what they belong to. Choose another "
-            "workdir, or delete it."
+            f"{workdir} has checkpoints but no config.json, so nobody can tell what they belong to. "
+            "Choose another workdir, or delete it."
         )
 
 
@@ -88,7 +89,7 @@ def _differences(there: Any, now: Any, path: str = "") -> list[str]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL file; a last line that a killed process left unfinished is dropped."""
+    """The complete lines of a JSONL file, without the half line that a killed process leaves."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]
@@ -96,11 +97,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 class History:
-    """metrics.jsonl: one line per log, {"step": ..., name: value, ...}; a number that is not finite is null.
+    """metrics.jsonl, a line per log: {"step": ..., name: value, ...}; what is not finite is null.
 
     Args:
       path: the file.
-      step: lines of later steps are dropped: a run killed after its last checkpoint goes through them again.
+      step: lines of later steps are dropped: a run killed after its last checkpoint goes through
+        them again.
     """
 
     def __init__(self, path: Path, *, step: int):
@@ -123,8 +125,8 @@ class History:
                 raise
             raise files.DiskFullError(
                 error.errno,
-                f"no space left on the device while writing step {step} to {self._path}. Free some space and start "
-                "again with --resume",
+                f"no space left on the device while writing step {step} to {self._path}. Free some "
+                "space and start again with --resume",
             ) from error
 
     def close(self) -> None:
@@ -162,7 +164,8 @@ class TensorBoard:
 
 
 def _import_tensorboardx() -> Any:
-    # It imports torch wherever that is installed: seconds and hundreds of megabytes for a writer of scalars.
+    # It imports torch wherever that is installed: seconds and hundreds of megabytes for a writer of
+    # scalars.
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]

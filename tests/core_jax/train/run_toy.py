@@ -1,6 +1,7 @@
-"""A run of the toy task as a process of its own: `python -m tests.core_jax.train.run_toy WORKDIR STEPS [options]`.
+"""The toy task as a process of its own: `python -m tests.core_jax.train.run_toy WORKDIR STEPS`.
 
-Writes the last state to WORKDIR/final-PROCESS.npz. Batches take a few milliseconds, so that a kill finds the run at work.
+Writes the last state to WORKDIR/final-PROCESS.npz. Batches take a few milliseconds, so that a kill
+finds the run at work.
 """
 
 import argparse

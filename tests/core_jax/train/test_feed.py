@@ -1,4 +1,4 @@
-"""Batches ahead of time: their order, the position a checkpoint keeps, and the errors of bad batches."""
+"""Batches ahead of time: their order, the position a checkpoint keeps, errors of bad batches."""
 
 import itertools
 import json

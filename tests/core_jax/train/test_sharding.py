@@ -64,6 +64,7 @@ def test_a_mesh_that_does_not_fit_the_devices():
 
 
 EIGHT = """
+import dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np, optax, pytest
 from jax.sharding import PartitionSpec as P
 from core_jax import train
@@ -73,7 +74,7 @@ from core_jax.train.feed import Feed
 RNG = np.random.default_rng(0)
 ARRAYS = {k: RNG.normal(size=s).astype(np.float32) for k, s in
           {"w1": (4, 16), "w2": (16, 1), "frozen": (4, 4)}.items()}
-BATCH = {"x": RNG.normal(size=(16, 4)).astype(np.float32), "y": RNG.normal(size=16).astype(np.float32)}
+BATCH = {k: RNG.normal(size=s).astype(np.float32) for k, s in {"x": (16, 4), "y": 16}.items()}
 
 class Data:
     def __iter__(self): return self
@@ -87,11 +88,13 @@ def loss(trainable, frozen, stats, batch, key):
     return jnp.mean(error**2), train.Aux(metrics={"e": (jnp.sum(error), jnp.float32(16))})
 
 task = train.Task(
-    init=lambda key: train.Params(trainable={k: ARRAYS[k] for k in ("w1", "w2")}, frozen={"frozen": ARRAYS["frozen"]}),
+    init=lambda key: train.Params(
+        trainable={k: ARRAYS[k] for k in ("w1", "w2")}, frozen={"frozen": ARRAYS["frozen"]}),
     loss=loss, train_data=lambda seed: Data(), evaluate=None, total_steps=1,
     # One step of plain descent at rate 1: the difference of the parameters is the gradient.
     optimizer=lambda: optax.chain(optax.trace(0.9), optax.scale(-1.0)),
-    sharding_rules=(("trainable/w1", P(None, "model")), ("trainable/w2", P("model")), ("frozen/.*", P("model"))))
+    sharding_rules=(
+        ("trainable/w1", P(None, "model")), ("trainable/w2", P("model")), ("frozen/.*", P("model"))))
 
 grads, aux = jax.grad(loss, has_aux=True)(
     {k: ARRAYS[k] for k in ("w1", "w2")}, {"frozen": ARRAYS["frozen"]}, {}, BATCH,
@@ -108,29 +111,43 @@ for shape in ((8, 1), (4, 2), (2, 4)):
     assert batch["x"].addressable_shards[0].data.shape == (16 // shape[0], 4)
     new, packed = step.make_step(task, shardings)(state, frozen, batch, jax.random.key(5))
     for name, grad in grads.items():
-        np.testing.assert_allclose(ARRAYS[name] - np.asarray(new["trainable"][name]), grad, atol=2e-6)
+        change = ARRAYS[name] - np.asarray(new["trainable"][name])
+        np.testing.assert_allclose(change, grad, atol=2e-6)
         assert new["trainable"][name].sharding == state["trainable"][name].sharding
     np.testing.assert_allclose(packed.values[1], optax.tree.norm(grads), rtol=1e-5)
     np.testing.assert_allclose(packed.values[2], aux.metrics["e"][0], rtol=1e-4, atol=1e-5)
+
+options = train.FitOptions(seed=5, mesh_shape=(4, 2), progress=False)
+last = train.fit(dataclasses.replace(task, total_steps=3), options, workdir=sys.argv[1])
+params, number = train.restore(task, workdir=sys.argv[1], mesh_shape=(2, 4))
+assert number == 3
+for name, array in params.trainable.items():
+    np.testing.assert_array_equal(array, last["trainable"][name])
+assert params.trainable["w1"].addressable_shards[0].data.shape == (4, 4)
 
 class Odd(Data):
     def __next__(self): return {"x": BATCH["x"][:3]}
 with pytest.raises(ValueError, match="3 samples on each of 1 processes does not divide over 8"):
     next(Feed(Odd(), sharding.make_mesh()))
 with pytest.raises(ValueError, match="an axis of 4 does not divide into 8"):
-    sharding.params_shardings(train.Params(trainable={"w": ARRAYS["frozen"]}), (("trainable/w", P("data")),), sharding.make_mesh())
+    sharding.params_shardings(
+        train.Params(trainable={"w": ARRAYS["frozen"]}), ((".*", P("data")),), sharding.make_mesh())
 print("equal")
 """
 
 
-def test_sharded_gradients_equal_unsharded_ones():
+def test_sharded_gradients_equal_unsharded_ones(tmp_path):
     env = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", EIGHT, str(tmp_path / "run")],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.stdout.strip() == "equal", done.stderr
 

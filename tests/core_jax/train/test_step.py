@@ -1,4 +1,4 @@
-"""The step against a plain numpy loop, its key, its donation, and the errors of a loss that breaks the protocol."""
+"""The step against a plain numpy loop, its key, its donation, losses that break the protocol."""
 
 import json
 
@@ -16,7 +16,7 @@ SEED, STEPS, NOISE = 3, 12, 0.3
 
 
 def numpy_loop():
-    """Gradient descent written out in float64; returns w, b, mean and every step's loss, norm, absolute error."""
+    """Gradient descent written out: w, b, mean and every step's loss, norm, absolute error."""
     batches = iter(toy.train_data(SEED))
     w, b, mean, lines = np.zeros(toy.WIDTH), 0.0, 0.0, []
     for number in range(STEPS):

@@ -1,5 +1,7 @@
 """A linear regression with every feature of the task protocol, small enough to check by hand."""
 
+import functools
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,12 @@ from jax.sharding import PartitionSpec as P
 
 from core_jax.train import Aux, Params, Task
 
-ROWS, WIDTH, BATCH, RATE, DECAY = 64, 3, 8, 0.05, 0.9
+ROWS, WIDTH, BATCH, RATE, DECAY = 256, 3, 8, 0.05, 0.9
 
 
+@functools.cache
 def rows():
-    """Inputs x [64, 3], y [64] of a noisy plane."""
+    """Inputs x [256, 3], y [256] of a noisy plane."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
     y = (x @ np.array([1.0, -2.0, 0.5]) + 0.1 * rng.normal(size=ROWS)).astype(np.float32)
@@ -34,15 +37,15 @@ class Source:
         return "toy.Source"
 
 
-def train_data(seed):
+def train_data(seed, source=None):
     """Endless shuffled batches of this process' rows."""
-    ds = grain.MapDataset.source(Source()).seed(seed).shuffle().repeat()
+    ds = grain.MapDataset.source(source or Source()).seed(seed).shuffle().repeat()
     ds = ds[jax.process_index() :: jax.process_count()]
     return ds.to_iter_dataset(grain.ReadOptions(num_threads=1)).batch(BATCH // jax.process_count())
 
 
 def loss(trainable, frozen, stats, batch, key):
-    """Half mean squared error of a plane seen through a frozen scale, dropout-like noise, a running mean of y."""
+    """Half mean squared error of a plane behind a frozen scale, with noise and a mean of y."""
     noise = frozen["noise"] * jax.random.normal(key, batch["y"].shape)
     predicted = batch["x"] @ (trainable["w"] * frozen["scale"]) + trainable["b"]
     error = predicted + noise - batch["y"]
