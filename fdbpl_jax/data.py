@@ -64,7 +64,7 @@ class Visits:
     num_images: int
     per_visit: int
     stored: int = 0
-    digests: tuple[str, ...] = ()
+    digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def image(self, visit: int) -> int:
         """The position, in the list of training pictures, of the image that a visit reads."""
@@ -236,8 +236,8 @@ class _Ids:
 
     visits: Visits
     share: Share
-    rows: np.ndarray
-    labels: np.ndarray
+    rows: np.ndarray = dataclasses.field(repr=False)
+    labels: np.ndarray = dataclasses.field(repr=False)
 
     def visit(self, position: int) -> tuple[int, int, dict[str, np.ndarray]]:
         """(visit, place of the image in the list, ids of its K regions)."""
@@ -252,8 +252,17 @@ class _Ids:
         return visit, place, ids
 
     def step(self, number: int) -> dict[str, np.ndarray]:
-        first = int(number) * self.share.count
-        return _join([self.visit(first + i)[2] for i in range(self.share.count)])
+        """The ids of all visits of a step; equal to joining them one by one, at a tenth of the cost."""
+        first, count = int(number) * self.share.count, self.visits.per_visit
+        visits = [self.share.visit(first + i) for i in range(self.share.count)]
+        places = np.repeat([self.visits.image(visit) for visit in visits], count)
+        chosen = np.concatenate([self.visits.regions(visit) for visit in visits])
+        return {
+            "row": self.rows[places].astype(np.int32),
+            "region": chosen.astype(np.int32),
+            "label": self.labels[places].astype(np.int32),
+            "mask": np.ones(len(places), np.float32),
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,7 +270,7 @@ class _Load:
     """A position of this process' sequence -> the K regions read there."""
 
     ids: _Ids
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = dataclasses.field(repr=False)
     root: Path
     sizes: dict[str, int]
     lookup: lookups.Lookup | None

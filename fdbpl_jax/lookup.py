@@ -41,8 +41,8 @@ class Lookup:
     """
 
     folder: Path
-    manifest: Mapping[str, Any]
-    images: tuple[layout.ImageRow, ...]
+    manifest: Mapping[str, Any] = dataclasses.field(repr=False)
+    images: tuple[layout.ImageRow, ...] = dataclasses.field(repr=False)
     student: str | None = None
 
     @property
