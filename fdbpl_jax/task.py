@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -195,11 +196,12 @@ def learning_rate(config: configs.Config, steps: int) -> Callable[[Array | int],
 
     lr(0) = warmup_lr; lr(e) = lr / 2 (1 + cos(pi (e - 1) / E)) for e >= 1.
     """
+    epoch = np.arange(config.epochs)
+    rates = 0.5 * config.lr * (1.0 + np.cos(np.pi * (epoch - 1) / config.epochs))
+    table = np.where(epoch == 0, config.warmup_lr, rates).astype(np.float32)
 
     def schedule(count: Array | int) -> Array:
-        epoch = (jnp.asarray(count) // steps).astype(jnp.float32)
-        cosine = 0.5 * config.lr * (1.0 + jnp.cos(jnp.pi * (epoch - 1.0) / config.epochs))
-        return jnp.where(epoch == 0.0, config.warmup_lr, cosine)
+        return jnp.asarray(table)[jnp.minimum(count // steps, config.epochs - 1)]
 
     return schedule
 

@@ -1,0 +1,84 @@
+"""FDBPL and its baselines on the embedded world: real files, no download, minutes on two cores.
+
+python -m launch.train --config=configs/fdbpl_world.py --workdir=runs/world
+python -m launch.compare --config=configs/fdbpl_world.py --workdir=runs/demo --methods=zeroshot,coop,kdpl_online,fdbpl
+
+128 base classes of 256, 16 pictures each, 64 x 64 pixels. Method and teacher change on the command line:
+--config.method=coop, --config.method=kdpl --config.teacher_source=online.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """All settings; what each of them means stands in fdbpl_jax/config.py, losses.py and prompts.py."""
+    config = ml_collections.ConfigDict()
+    config.task = "fdbpl"
+    config.method = "fdbpl"  # zeroshot, coop, kgcoop, kdpl, fdbpl
+    config.student = "world:student"
+    config.teacher = "world:teacher"
+    config.teacher_source = "lookup"  # or online
+    config.seed = 1
+    config.dtype = "auto"
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dataset = "world_objects"
+    data.root = "data/world"
+    data.template = ""
+    data.shots = 16
+    data.seed = 1
+    data.split = "base"
+    data.source = "auto"
+    data.fresh = "auto"
+    data.resident = "auto"
+    data.workers = 0
+    data.judge = "test"
+    data.cache = "data/cache"
+
+    # An epoch is as many regions as there are pictures: 10 epochs see all 10 regions of each picture once.
+    config.lookup = lookup = ml_collections.ConfigDict()
+    lookup.dir = "data/lookup/world"
+    lookup.regions = 10
+    lookup.top_k = 10
+    lookup.dense = config_dict.placeholder(bool)
+    lookup.seed = 0
+    lookup.seeds = ()
+    lookup.scale = (0.08, 0.936)
+    lookup.shard_size = 256
+    lookup.batch_size = 256
+
+    config.prompt = prompt = ml_collections.ConfigDict()
+    prompt.context = 4
+    prompt.context_init = "a photo of a"
+    prompt.negative_init = "a photo of no"
+    prompt.class_token_position = "end"
+    prompt.class_specific = False
+    prompt.text_mode = "auto"
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.dual = True
+    loss.weight = "entropy"
+    loss.weight_range = (0.0, 1.0)
+    loss.pcd = "hinge"
+    loss.pcd_unit = False
+    loss.margin = 0.2
+    loss.kl = (0.5, 0.5)
+    loss.lam_neg = 1.0
+    loss.lam_dis = 1e-3
+    loss.lam_pcd = 0.1
+    loss.recover = "spread"
+    loss.kgcoop_weight = 8.0
+
+    config.batch_size = 32
+    config.regions_per_visit = 2
+    config.epochs = 10
+    config.lr = 2e-3
+    config.warmup_lr = 1e-5
+    config.momentum = 0.9
+    config.weight_decay = 5e-4
+
+    config.fit = ml_collections.ConfigDict()
+    config.fit.log_every = 20
+    config.fit.save_every = 320
+    return config

@@ -1,0 +1,134 @@
+"""Settings: the shipped configurations, and every kind of mistake with its message."""
+
+import dataclasses
+
+import pytest
+
+from configs import fdbpl_caltech101, fdbpl_folder, fdbpl_world
+from fdbpl_jax import config
+from fdbpl_jax.config import Config, ConfigError
+
+LOOKUP = {"lookup": {"dir": "x"}}
+
+
+def _keys(kind, prefix=""):
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(getattr(kind(), field.name)):
+            yield from _keys(type(getattr(kind(), field.name)), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _flat(tree, prefix=""):
+    for name, value in tree.items():
+        if hasattr(value, "items"):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize(
+    "module", [fdbpl_world, fdbpl_caltech101, fdbpl_folder], ids=lambda m: m.__name__
+)
+def test_shipped_configurations_are_valid_and_name_every_key(module):
+    """A key that a file leaves out could not be set on the command line."""
+    found = module.get_config()
+    config.read(found)
+    own = {key for key in _flat(found) if not key.startswith("fit.")} - {"task"}
+    assert own == set(_keys(Config))
+
+
+def test_defaults_are_the_published_recipe():
+    read = config.read(LOOKUP)
+    assert (read.batch_size, read.epochs, read.lr, read.warmup_lr) == (32, 50, 2e-3, 1e-5)
+    assert (read.momentum, read.weight_decay, read.regions_per_visit) == (0.9, 5e-4, 2)
+    assert (read.lookup.regions, read.lookup.top_k, read.lookup.dense) == (100, 10, None)
+    loss = read.loss
+    assert (loss.lam_neg, loss.lam_dis, loss.lam_pcd, loss.margin) == (1.0, 1e-3, 0.1, 0.2)
+
+
+def test_every_problem_is_in_one_message():
+    bad = {
+        **LOOKUP,
+        "methd": "coop",
+        "batch_size": 32.5,
+        "loss": {"dual": 1, "kl": (1.0,), "lam_ngg": 0.0},
+        "prompt": 3,
+    }
+    with pytest.raises(ConfigError) as error:
+        config.read(bad)
+    message = str(error.value)
+    for part in (
+        "config.methd='coop': there is no such key; the nearest is config.method",
+        "config.batch_size=32.5: expected an integer",
+        "config.loss.dual=1: expected True or False",
+        "config.loss.kl=(1.0,): expected 2 numbers",
+        "config.loss.lam_ngg=0.0: there is no such key; the nearest is config.loss.lam_neg",
+        "config.prompt=3: expected a group",
+    ):
+        assert part in message
+
+
+def test_impossible_values_are_listed_together():
+    bad = {
+        "method": "maple",
+        "epochs": 0,
+        "batch_size": 31,
+        "loss": {"weight_range": (0.5, 0.5), "recover": "renormalise"},
+        "prompt": {"class_specific": True},
+        "data": {"template": "a photo"},
+    }
+    with pytest.raises(ConfigError) as error:
+        config.read(bad)
+    message = str(error.value)
+    for part in (
+        "config.method='maple'",
+        "config.epochs=0",
+        "config.batch_size=31: not a multiple",
+        "weight_range",
+        "the reverse KL takes the log of 0",
+        "class_specific=True with config.data.split=base",
+        "config.data.template",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"fresh": "True"}}, "labels for its own regions"),
+        (
+            {"teacher_source": "online", "data": {"source": "features"}},
+            "need data.source=images",
+        ),
+        ({"data": {"resident": True, "source": "images"}}, "config.data.resident=True"),
+        ({"lookup": {}}, "config.lookup.dir is empty"),
+    ],
+)
+def test_sources_that_exclude_each_other(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        config.read({**LOOKUP, **changes})
+
+
+def test_what_each_method_reads():
+    def read(**changes):
+        return config.read({**LOOKUP, **changes})
+
+    assert read().stored_labels
+    assert not read(method="zeroshot").needs_lookup
+    assert read(method="coop").fresh
+    assert not read(method="coop", data={"source": "features"}).fresh
+    online = read(method="kdpl", teacher_source="online")
+    assert online.fresh
+    assert not online.needs_lookup
+    kdpl = read(method="kdpl")
+    assert kdpl.needs_lookup
+    assert (kdpl.effective_loss.dual, kdpl.effective_loss.weight) == (False, "none")
+
+
+def test_integers_pass_for_numbers_and_lists_for_tuples():
+    read = config.read({**LOOKUP, "lr": 1, "loss": {"kl": [1, 0]}})
+    assert (read.lr, read.loss.kl) == (1.0, (1.0, 0.0))
+    assert isinstance(read.loss.kl[0], float)
+    read = config.read({"lookup": {"dir": "x", "seeds": [1, 2, 3], "dense": None}})
+    assert read.lookup.seeds == (1, 2, 3)
