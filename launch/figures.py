@@ -39,15 +39,14 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequen
     Returns:
       The figure.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     names = [name for name in names if any(name in run for run in runs.values())]
     columns = min(3, max(1, len(names)))
     height = -(-max(1, len(names)) // columns)
     with report.figure_style():
-        figure, axes = plt.subplots(
-            height, columns, figsize=(4.2 * columns, 2.9 * height + 0.5), squeeze=False
-        )
+        figure = Figure(figsize=(4.2 * columns, 2.9 * height + 0.5))
+        axes = figure.subplots(height, columns, squeeze=False)
         handles = {}
         for axis, name in zip(axes.flat, names):
             for position, (label, run) in enumerate(runs.items()):
@@ -97,10 +96,11 @@ def base_new_bars(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
     Returns:
       The figure.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     with report.figure_style():
-        figure, axis = plt.subplots(figsize=(max(6.0, 1.55 * len(rows) + 1.6), 4.4))
+        figure = Figure(figsize=(max(6.0, 1.55 * len(rows) + 1.6), 4.4))
+        axis = figure.subplots()
         place = np.arange(len(rows), dtype=float)
         lowest = min(row[key][0] - row[key][1] for row in rows for key in ("base", "new", "hm"))
         highest = max(row[key][0] + row[key][1] for row in rows for key in ("base", "new", "hm"))
@@ -132,7 +132,8 @@ def base_new_bars(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
         axis.set_xlim(-0.6, len(rows) - 0.4)
         axis.tick_params(axis="x", length=0)
         if len(rows) > 7:
-            plt.setp(axis.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
+            for text in axis.get_xticklabels():
+                text.set(rotation=25, ha="right", rotation_mode="anchor")
         axis.grid(axis="x", visible=False)
         # Accuracies that differ by a few points need the room; the axis says where it starts.
         bottom = max(0.0, 5.0 * np.floor((lowest - 0.6 * (highest - lowest) - 5.0) / 5.0))
@@ -156,15 +157,14 @@ def regions(examples: Sequence[Mapping[str, Any]], most: int = 9) -> Any:
     """
     import matplotlib as mpl
     import matplotlib.patheffects
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     columns = min(4, len(examples))
     height = -(-len(examples) // columns)
     tones = mpl.colormaps[WEIGHTS]
     with report.figure_style():
-        figure, axes = plt.subplots(
-            height, columns, figsize=(2.7 * columns + 1.1, 2.95 * height + 0.6), squeeze=False
-        )
+        figure = Figure(figsize=(2.7 * columns + 1.1, 2.95 * height + 0.6))
+        axes = figure.subplots(height, columns, squeeze=False)
         for axis, example in zip(axes.flat, examples):
             image = np.asarray(example["image"])
             axis.imshow(image)
@@ -221,10 +221,11 @@ def similarity_scatter(
     Returns:
       The figure; points above the diagonal are nearer to the positive prompt.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     with report.figure_style():
-        figure, axis = plt.subplots(figsize=(6.4, 5.4))
+        figure = Figure(figsize=(6.4, 5.4))
+        axis = figure.subplots()
         order = np.argsort(w, kind="stable")
         points = axis.scatter(
             negative[order],
@@ -274,12 +275,13 @@ def time_bars(runs: Mapping[str, Mapping[str, float]], title: str) -> Any:
     Returns:
       The figure.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     parts = list(dict.fromkeys(part for run in runs.values() for part in run))
     longest = max(sum(run.values()) for run in runs.values()) or 1.0
     with report.figure_style():
-        figure, axis = plt.subplots(figsize=(8.4, 0.52 * len(runs) + 1.9))
+        figure = Figure(figsize=(8.4, 0.52 * len(runs) + 1.9))
+        axis = figure.subplots()
         place = np.arange(len(runs))
         left = np.zeros(len(runs))
         for position, part in enumerate(parts):
@@ -323,18 +325,13 @@ def picture_grid(pictures: Sequence[Mapping[str, Any]]) -> Any:
     Returns:
       The figure: a picture and its bars side by side, two such pairs a row.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     across = min(2, len(pictures))
     height = -(-len(pictures) // across)
     with report.figure_style():
-        figure, axes = plt.subplots(
-            height,
-            2 * across,
-            figsize=(5.6 * across, 2.3 * height),
-            squeeze=False,
-            width_ratios=[1.0, 1.35] * across,
-        )
+        figure = Figure(figsize=(5.6 * across, 2.3 * height))
+        axes = figure.subplots(height, 2 * across, squeeze=False, width_ratios=[1.0, 1.35] * across)
         for axis in axes.flat[2 * len(pictures) :]:
             axis.set_visible(False)
         for position, picture in enumerate(pictures):

@@ -239,8 +239,8 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
         dataset=str(first["dataset"]),
         pictures=str(first.get("pictures", "test")),
         shots=first.get("shots"),
-        student=str(first.get("student", "")),
-        teacher=str(first.get("teacher") or ""),
+        student=_model(first.get("student")),
+        teacher=_model(first.get("teacher")),
         seeds=tuple(sorted({row["seed"] for row in rows})),
         base=spread["base"],
         new=spread["new"],
@@ -253,6 +253,11 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
             f"{name} {' '.join(values)}" for name, values in digests.items() if values
         ),
     )
+
+
+def _model(name: str | None) -> str:
+    """A model as tables name it: of a folder somewhere on a disk, its own name."""
+    return pathlib.Path(name).name if name and pathlib.Path(name).is_absolute() else name or ""
 
 
 def _base_to_new(items: Sequence[Summary]) -> Table:

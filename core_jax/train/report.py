@@ -180,14 +180,12 @@ def figure_style() -> Iterator[None]:
 
 
 def save_figure(figure: Any, path: str | pathlib.Path) -> pathlib.Path:
-    """Write a matplotlib figure as PNG, whole or not at all, and release it."""
+    """Write a matplotlib figure as PNG, whole or not at all."""
     from core_jax.data import files
 
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_path(path) as temporary:
+    with figure_style(), files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
-    figure.clear()
     return path
 
 
@@ -252,7 +250,6 @@ def write_tables(
     from core_jax.data import files
 
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.md", folder / f"{name}.csv"]
     files.atomic_write(paths[0], "\n".join(markdown(table) for table in tables))
     files.atomic_write(paths[1], csv(tables))

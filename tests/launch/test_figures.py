@@ -2,9 +2,9 @@
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from core_jax.train import report
 from launch import figures
@@ -20,17 +20,14 @@ LABELS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
-
 def overlaps(figure) -> list[tuple[str, str]]:
     """Pairs of visible texts of a figure whose boxes intersect."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     with report.figure_style():
-        figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+        canvas.draw()
+    renderer = canvas.get_renderer()
     boxes = []
     # Ticks beyond the limits of their axis keep a label that is never drawn.
     unseen = set()
@@ -39,7 +36,7 @@ def overlaps(figure) -> list[tuple[str, str]]:
         for tick in axis.get_major_ticks():
             if not low <= tick.get_loc() <= high:
                 unseen |= {tick.label1, tick.label2}
-    for text in figure.findobj(plt.Text):
+    for text in figure.findobj(Text):
         shown = text.get_visible() and text.get_text().strip() and text not in unseen
         if shown and text.get_rotation() % 90 == 0:
             boxes.append((text.get_text(), text.get_window_extent(renderer)))

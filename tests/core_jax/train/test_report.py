@@ -103,14 +103,14 @@ def test_files_are_written_whole(tmp_path):
 
 
 def test_a_figure_becomes_a_png(tmp_path):
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     with report.figure_style():
-        figure, axis = plt.subplots(figsize=(2, 1))
-        axis.plot([0, 1])
-    path = report.save_figure(figure, tmp_path / "plot.png")
-    plt.close(figure)
+        figure = Figure(figsize=(2, 1))
+        figure.subplots().plot([0, 1])
+    path = report.save_figure(figure, tmp_path / "new" / "plot.png")
     with Image.open(path) as image:
         assert image.format == "PNG"
+        assert image.size == (288, 144)
         assert np.asarray(image.convert("L")).std() > 0
-    assert [p.name for p in tmp_path.iterdir()] == ["plot.png"]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["plot.png"]
