@@ -240,6 +240,7 @@ def several_positives(
     logits: Float[Array, "B N"], positive: Bool[Array, "B N"]
 ) -> Float[Array, ""]:
     """Cross-entropy of every row against the uniform distribution over its positives (at least one), mean over rows."""
+    positive = positive.astype(logits.dtype)
     target = positive / jnp.sum(positive, axis=-1, keepdims=True)
     return optax.softmax_cross_entropy(logits, target).mean()
 
@@ -254,7 +255,8 @@ def patch_cells(mask: Bool[Array, "B S S"], patch: int) -> Float[Array, "B N p"]
 
 def choose_patches(cells: Float[Array, "B N p"], count: int, *, key: Array) -> Int[Array, "B K"]:
     """K random patches of each picture, those that touch the object before any other."""
-    order = jax.random.uniform(key, cells.shape[:2]) + jnp.any(cells > 0, axis=-1)
+    touched = jnp.any(cells > 0, axis=-1).astype(jnp.float32)
+    order = touched + jax.random.uniform(key, cells.shape[:2])
     return jax.lax.top_k(order, count)[1]
 
 
