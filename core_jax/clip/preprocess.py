@@ -26,14 +26,14 @@ def preprocess(
     """Shorter side to `size`, then the centre square: HuggingFace's `CLIPImageProcessor` before normalisation.
 
     Args:
-      image: RGB array, or a pillow picture of any mode (converted to RGB; transparency is dropped).
+      image: RGB array, or a pillow picture of any mode; what is transparent becomes white.
       size: side of the result in pixels.
 
     Raises:
       ValueError: an array that is not uint8 (H, W, 3), or an empty picture.
     """
     if isinstance(image, PIL.Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = _rgb(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(
             f"expected an RGB picture as uint8 of shape (H, W, 3), got {image.dtype} of shape {image.shape}"
@@ -46,3 +46,11 @@ def preprocess(
         resized = resize(image, (int(size * height / width), size))
     top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
     return resized[top : top + size, left : left + size]
+
+
+def _rgb(picture: PIL.Image.Image) -> np.ndarray:
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = PIL.Image.alpha_composite(white, picture)
+    return np.asarray(picture.convert("RGB"))

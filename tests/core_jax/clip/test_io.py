@@ -137,7 +137,7 @@ def test_whole_processors_keep_the_statistics_elsewhere(copy):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrap"), [("pytorch_model.bin", None), ("last.ckpt", "state_dict"), ("w.pt", None)]
+    ("name", "wrap"), [("pytorch_model.bin", None), ("last.ckpt", "state_dict")]
 )
 def test_pickled_checkpoints_are_refused_with_a_conversion_that_works(saved, copy, name, wrap):
     state = saved.torch.state_dict()
@@ -243,7 +243,8 @@ def test_saving_again_replaces_the_model_and_keeps_the_rest(saved, tmp_path):
 
 def test_init_is_random_by_key_only(saved):
     config = saved.ours.config
+    init = jax.jit(clip.init, static_argnums=0)
     one, same, other = (
-        clip.weights_digest(clip.init(config, key=jax.random.key(seed))) for seed in (0, 0, 1)
+        clip.weights_digest(init(config, key=jax.random.key(seed))) for seed in (0, 0, 1)
     )
     assert one == same != other

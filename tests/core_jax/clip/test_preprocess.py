@@ -68,6 +68,13 @@ def test_other_modes(mode):
     assert difference.max() <= 1.0
 
 
+def test_transparent_palettes():
+    image = picture(50, 71, "P")
+    image.info["transparency"] = bytes([0, 128, 255] * 40)
+    difference = np.abs(clip.preprocess(image, 32).astype(np.float32) - theirs(image, 32))
+    assert difference.max() <= 1.0
+
+
 def test_resize_is_height_then_width():
     image = np.asarray(picture(20, 30))
     assert clip.resize(image, (10, 40)).shape == (10, 40, 3)
