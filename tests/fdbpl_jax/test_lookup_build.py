@@ -171,7 +171,8 @@ def counted(real):
     return call
 # Every file is synced, renamed, and its folder synced: these are the moments at which the disk changes.
 os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-build.build(sys.argv[2], dataset, stub.teacher(), stub.settings(), student=stub.student(), shards=(0, 1))
+build.build(sys.argv[2], dataset, stub.teacher(), stub.settings(), student=stub.student(),
+    shards=(int(sys.argv[4]), int(sys.argv[5])))
 """
 
 
@@ -181,9 +182,19 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(built, tmp_path):
     # A run of the whole build makes about 60 such calls; each attempt goes on where the last one was killed.
     for _ in range(4):
         moment = str(generator.randint(1, 16))
-        assert subprocess.run([*command, moment], cwd=ROOT, check=False).returncode == -9
+        killed = subprocess.run([*command, moment, "0", "1"], cwd=ROOT, check=False)
+        assert killed.returncode == -9
         assert not (folder / layout.MANIFEST).exists()
-    subprocess.run([*command, "-1"], cwd=ROOT, check=True)
+    subprocess.run([*command, "-1", "0", "1"], cwd=ROOT, check=True)
+    assert stub.contents(folder) == stub.contents(built)
+
+
+@pytest.mark.multiprocess
+def test_two_processes_at_once_leave_no_gap(built, tmp_path, dataset):
+    folder = tmp_path / "l"
+    command = [sys.executable, "-c", SCRIPT, str(dataset.root), str(folder), "-1"]
+    jobs = [subprocess.Popen([*command, str(job), "2"], cwd=ROOT) for job in (0, 1)]
+    assert [job.wait() for job in jobs] == [0, 0]
     assert stub.contents(folder) == stub.contents(built)
 
 

@@ -1,5 +1,9 @@
 """CLIP as teacher and student of a lookup, and a whole build from a configuration."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +83,32 @@ def test_text_features_are_chunked_without_a_trace(pair, monkeypatch):
     monkeypatch.setattr(towers, "_TEXT_CHUNK", 2)
     np.testing.assert_allclose(towers.text_features(model, sentences), whole, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+
+
+DEVICES = """
+import pathlib, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from core_jax import clip
+from fdbpl_jax import towers
+assert jax.local_device_count() == 2
+model = clip.load(sys.argv[1])
+pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+logits = towers.teacher(model, "t", ("ring", "star"), "a {}.").logits(pixels, np.arange(4) % 2 == 0)
+assert len(logits.sharding.device_set) == 2
+np.save(sys.argv[2], logits)
+"""
+
+
+@pytest.mark.multiprocess
+def test_a_batch_is_split_over_the_devices_of_a_process(pair, tmp_path):
+    command = [sys.executable, "-c", DEVICES, str(pair["teacher"]), str(tmp_path / "out.npy")]
+    subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], check=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    teacher = towers.teacher(clip.load(pair["teacher"]), "t", ("ring", "star"), "a {}.")
+    logits = teacher.logits(pixels, np.arange(4) % 2 == 0)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), logits, atol=1e-4)
 
 
 def test_build_from_config_covers_every_seed_and_verifies(config, root, pair):
