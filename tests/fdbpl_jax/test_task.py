@@ -253,7 +253,7 @@ def test_one_step_of_sgd_by_hand():
 
 def test_names_that_do_not_fit_are_reported_before_anything_is_trained(built):
     with pytest.raises(prompts.PromptError, match=r"more than 20 tokens.*cyan striped diamond"):
-        task.build(built(prompt__context=14, prompt__context_init="", prompt__negative_init=""))
+        task.build(built(prompt__context=15, prompt__context_init="", prompt__negative_init=""))
 
 
 def test_a_lookup_made_by_another_teacher_is_refused(built, pair):
