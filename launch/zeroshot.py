@@ -8,16 +8,15 @@ files, folders (searched through) and globs. `--classes` takes names or a text f
 printed; `--out` receives ranking.json and ranking.png. Seconds on a CPU for tens of pictures.
 """
 
-import glob
 import json
-import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from launch import config, start
+from launch.pictures import find_pictures, read_classes
 
 _MODEL = flags.DEFINE_string(
     "model", None, "folder, hub id, world:student or world:teacher", required=True
@@ -73,47 +72,6 @@ def main(argv: Sequence[str]) -> None:
     print(f"written: {out / 'ranking.json'}, {out / 'ranking.png'}")
     if len(rows) > _MOST_IN_GRID:
         print(f"(ranking.png shows the first {_MOST_IN_GRID} of {len(rows)} pictures)")
-
-
-def read_classes(value: str) -> list[str]:
-    """Class names from a comma-separated list or from a file with one name a line.
-
-    Raises:
-      ValueError: there are none, or a file was meant that does not exist.
-    """
-    path = pathlib.Path(value)
-    # A list of many names is longer than any file name may be, and asking for such a file is an error.
-    if len(value) < 4096 and os.path.isfile(path):
-        names = path.read_text(encoding="utf-8").splitlines()
-    elif "," not in value and path.suffix in (".txt", ".csv", ".lst"):
-        raise ValueError(f"--classes={value}: there is no such file")
-    else:
-        names = value.split(",")
-    names = [name.strip() for name in names if name.strip()]
-    if not names:
-        raise ValueError(f"--classes={value}: there is no class name in it")
-    return names
-
-
-def find_pictures(patterns: Sequence[str]) -> list[pathlib.Path]:
-    """Files by name, folders searched through, globs ("**" crosses folders); each file once, in this order.
-
-    Raises:
-      FileNotFoundError: patterns that lead to no picture; all are listed.
-    """
-    found: dict[pathlib.Path, None] = {}
-    empty = []
-    for pattern in patterns:
-        paths = list(_expand(os.path.expanduser(pattern.strip())))
-        found |= dict.fromkeys(paths)
-        if not paths:
-            empty.append(pattern)
-    if empty:
-        raise FileNotFoundError(
-            f"--images: no pictures at {', '.join(map(repr, empty))} (seen from {os.getcwd()}); give files, folders or "
-            "globs, and put globs in quotes"
-        )
-    return list(found)
 
 
 def rank_files(
@@ -208,24 +166,6 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
             for row in rows
         ),
     )
-
-
-def _expand(pattern: str) -> Iterator[pathlib.Path]:
-    from core_jax.data import images
-
-    if os.path.isdir(pattern):
-        yield from sorted(
-            pathlib.Path(folder) / name
-            for folder, _, names in os.walk(pattern)
-            for name in names
-            if images.is_image_name(name)
-        )
-    elif os.path.isfile(pattern):
-        yield pathlib.Path(pattern)
-    else:
-        for path in sorted(glob.glob(pattern, recursive=True)):
-            if os.path.isfile(path) and images.is_image_name(os.path.basename(path)):
-                yield pathlib.Path(path)
 
 
 if __name__ == "__main__":
