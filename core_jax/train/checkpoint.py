@@ -20,7 +20,8 @@ import jax
 from core_jax.data import files
 from core_jax.train.sharding import path_name
 
-_RUN_FACTS = ("digest of the configuration", "data workers", "processes")
+# What only matters to a run that goes on.
+_RUN_FACTS = ("digest of the configuration", "seed", "data workers", "processes")
 
 
 class CheckpointError(RuntimeError):
@@ -33,12 +34,14 @@ class Identity:
 
     Attributes:
       config: digest of the configuration.
+      seed: of the run.
       pins: name -> digest, from the task.
       workers: grain worker processes; grain does not notice a change, it would give other batches.
       processes: JAX processes, for the same reason.
     """
 
     config: str
+    seed: int
     pins: Mapping[str, str]
     workers: int
     processes: int
@@ -47,7 +50,9 @@ class Identity:
         """Flat JSON form; without `data`, only what the parameters themselves depend on."""
         facts = {f"pin {name}": value for name, value in self.pins.items()}
         if data:
-            facts |= dict(zip(_RUN_FACTS, (self.config, self.workers, self.processes), strict=True))
+            facts |= dict(
+                zip(_RUN_FACTS, (self.config, self.seed, self.workers, self.processes), strict=True)
+            )
         return facts
 
 
@@ -144,15 +149,25 @@ class Checkpoints:
         import grain
 
         args = self._ocp.args
-        step = self._find(step)
-        meta = self._manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
-        self._compare(step, meta, state, data)
+        meta = self.meta(step)
+        number: int = meta["step"]
+        self._compare(number, meta, state, data)
         position = _Position({})
         items: dict[str, Any] = {"state": args.StandardRestore(jax.tree.map(_abstract, state))}
         if data:
             items["data"] = grain.checkpoint.CheckpointRestore(position)
-        restored = self._manager.restore(step, args=args.Composite(**items))
+        restored = self._manager.restore(number, args=args.Composite(**items))
         return restored["state"], position.data, meta
+
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """What is written about a checkpoint; None takes the newest.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        args = self._ocp.args
+        item = args.Composite(meta=args.JsonRestore())
+        return self._manager.restore(self._find(step), args=item)["meta"]
 
     def close(self) -> None:
         """Release Orbax' threads."""
@@ -162,7 +177,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps())
         if step is None and steps:
             return steps[-1]
-        if step not in steps:
+        if step is None or step not in steps:
             raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: it has {steps}")
         return step
 

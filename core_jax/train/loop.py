@@ -109,6 +109,7 @@ def fit(
         folder,
         checkpoint.Identity(
             config=files.digest(config),
+            seed=options.seed,
             pins=task.pins,
             workers=options.workers,
             processes=jax.process_count(),
@@ -144,6 +145,8 @@ def fit(
         log = writers.Log(workdir, task.total_steps, start, shown=options.progress)
         stack.callback(log.close)
         notice = stack.enter_context(stop.told_to_leave())
+        profile_first, profile_last = options.profile or (None, None)
+        profiling = False
         pending: tuple[int, metrics.Packed, dict[str, np.ndarray]] | None = None
 
         def settle() -> None:
@@ -188,17 +191,19 @@ def fit(
             range(start + 1, task.total_steps + 1), batches, strict=False
         ):
             clock.lap("data_wait")
-            if options.profile is not None and number == options.profile[0]:
+            if number == profile_first:
                 jax.profiler.start_trace(workdir / "profile")
+                profiling = True
             state, packed = step_fn(state, frozen, batch, key)
             clock.lap("compile" if number == start + 1 else "step")
             settle()  # the previous step, while this one runs
             pending = (number, packed, ids)
             log.advance()
-            if options.profile is not None and number == options.profile[1]:
+            last = number == task.total_steps
+            if profiling and (last or number == profile_last):
                 settle()
                 jax.profiler.stop_trace()
-            last = number == task.total_steps
+                profiling = False
             leave = notice.is_set() or checkpoints.reached_preemption(number)
             save_due = last or leave or number % options.save_every == 0
             if save_due or evaluation_due(number):
@@ -241,9 +246,11 @@ def restore(
         raise checkpoint.CheckpointError(
             f"{workdir} has no folder 'checkpoints': train there first (python -m launch.train)"
         )
-    state, frozen, _ = steps.init(task, sharding.make_mesh(mesh_shape), seed=0)
-    identity = checkpoint.Identity(config="", pins=task.pins, workers=0, processes=0)
+    identity = checkpoint.Identity(config="", seed=0, pins=task.pins, workers=0, processes=0)
     with contextlib.closing(checkpoint.Checkpoints(folder, identity, read_only=True)) as saved:
+        # Frozen arrays are not in the checkpoint: where they are random, the run's seed makes them.
+        seed = saved.meta(step)["facts"]["seed"]
+        state, frozen, _ = steps.init(task, sharding.make_mesh(mesh_shape), seed=seed)
         state, _, meta = saved.restore(state, step=step, data=False)
     params = Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
     return params, meta["step"]

@@ -101,7 +101,7 @@ def make_step(task: Task, shardings: State) -> StepFn:
             "stats": aux.stats,
             "step": state["step"] + 1,
         }
-        return new, metrics.pack(loss, optax.tree.norm(grads), aux.metrics)
+        return _strong(new), metrics.pack(loss, optax.tree.norm(grads), aux.metrics)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
 
@@ -111,7 +111,13 @@ def _init_optimizer(
 ) -> optax.OptState:
     with _lenient():
         # jit drops the shardings of its inputs unless the outputs' are given.
-        return jax.jit(optimizer.init, out_shardings=shardings)(trainable)
+        init = jax.jit(lambda t: _strong(optimizer.init(t)), out_shardings=shardings)
+        return init(trainable)
+
+
+def _strong(tree: Any) -> Any:
+    # A weakly typed leaf that becomes a strong one, or the reverse, would compile the step again.
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Runs that stop and go on, folders that refuse, numbers that are not finite, full disks."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import optax
 import pytest
 
 from core_jax import train
-from core_jax.train import checkpoint, writers
+from core_jax.train import checkpoint, step, writers
 from tests.core_jax.train import toy
 
 STEPS = 21
@@ -152,10 +153,13 @@ def test_a_checkpoint_of_something_else_is_refused_with_every_difference(straigh
         ),
     )
     with pytest.raises(train.CheckpointError, match="does not belong to this run") as caught:
-        train.fit(other, options(workers=2), workdir=folder, config_json={"lr": 0.05}, resume=True)
+        train.fit(
+            other, options(workers=2, seed=2), workdir=folder, config_json={"lr": 0.05}, resume=True
+        )
     for part in (
         "pin lookup: absent there, abc now",
         "data workers: 0 there, 2 now",
+        "seed: 1 there, 2 now",
         "trainable/w: float32[3] there, float32[5] now",
         "trainable/b: float32[] there, absent now",
         "opt_state/0/mu/c: absent there, float32[] now",
@@ -259,21 +263,21 @@ def test_a_disk_that_is_really_full(tmp_path):
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a small disk here")
     try:
-        identity = checkpoint.Identity(config="", pins={}, workers=0, processes=1)
+        identity = checkpoint.Identity(config="", seed=0, pins={}, workers=0, processes=1)
         saved = checkpoint.Checkpoints(disk / "c", identity, keep=9)
         state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=60_000), jnp.float32)}
         with pytest.raises(train.CheckpointError, match="no space left"):  # noqa: PT012
-            for step in range(1, 9):
-                saved.save(step, state, {}, {})
-        complete = step - 1
+            for number in range(1, 9):
+                saved.save(number, state, {}, {})
+        complete = number - 1
         restored, _, _ = saved.restore(state, data=False)
         saved.close()
         assert complete == checkpoint.Checkpoints(disk / "c", identity, keep=9).latest() >= 1
         np.testing.assert_array_equal(restored["w"], state["w"])
         history = writers.History(disk / "metrics.jsonl", step=0)
         with pytest.raises(OSError, match=r"writing step .* to .*metrics\.jsonl"):  # noqa: PT012
-            for step in range(200):
-                history.write(step, {str(n): 0.5 for n in range(2000)})
+            for number in range(200):
+                history.write(number, {str(n): 0.5 for n in range(2000)})
         history.close()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -296,6 +300,34 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(capfd, monkeypatch):
     os.close(parent)
     assert "5/10" in shown
     assert "step 5/10 eval/accuracy=0.5" in shown
+
+
+def test_a_run_traces_its_step_once(tmp_path):
+    traces = []
+
+    def loss(trainable, frozen, stats, batch, key):
+        traces.append(1)
+        value, aux = toy.loss(trainable, frozen, stats, batch, key)
+        # The result of `where` on Python numbers is weakly typed.
+        weak = jnp.where(value > 0, 1.0, 2.0)
+        return value, train.Aux(stats={"mean": weak}, metrics=aux.metrics)
+
+    optimizer = lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
+    train.fit(task(4, loss=loss, optimizer=optimizer), options(), workdir=tmp_path)
+    assert len(traces) == 1
+
+
+def test_restore_makes_random_frozen_arrays_from_the_seed_of_the_run(tmp_path):
+    def init(key):
+        params = toy.make().init(key)
+        return dataclasses.replace(
+            params, frozen={**params.frozen, "scale": jax.random.normal(key, (toy.WIDTH,))}
+        )
+
+    train.fit(task(2, init=init), options(seed=11), workdir=tmp_path)
+    restored, _ = train.restore(task(init=init), workdir=tmp_path)
+    expected = jax.random.normal(step.init_key(11), (toy.WIDTH,))
+    np.testing.assert_array_equal(restored.frozen["scale"], expected)
 
 
 def test_a_profile_of_some_steps(tmp_path):
