@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     """Restore, export, measure what was exported, write the card."""
     del argv
     from core_jax import world
-    from core_jax.train import contrastive
+    from core_jax.train import contrastive, contrastive_data
     from launch import runs
 
     run = runs.restore(_WORKDIR.value)
@@ -57,18 +57,18 @@ def main(argv: Sequence[str]) -> None:
     model = contrastive.model_config(settings)
     towers = jax.tree.map(np.asarray, run.params.trainable["clip"])
     out = pathlib.Path(_OUT.value)
-    tokenizer = {"tokenizer.json": clip.word_level(contrastive.vocabulary())}
+    tokenizer = {"tokenizer.json": clip.word_level(contrastive_data.vocabulary())}
     clip.save(out, model, towers, tokenizer_files=tokenizer, dtype="float16")
     written = clip.load(out)
     results = contrastive.evaluate(
         model, settings, written.tokenizer, {"clip": written.params}, {}, {}
     )
-    cells = ("zeroshot", *contrastive.ATTRIBUTES)
+    cells = ("zeroshot", *contrastive_data.ATTRIBUTES)
     card = _CARD.format(
         name=run.config.name,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(towers)),
         size=model.vision.image_size,
-        words=len(contrastive.vocabulary()),
+        words=len(contrastive_data.vocabulary()),
         steps=run.step,
         batch=settings.batch_size,
         minutes=runs.training_seconds(_WORKDIR.value) / 60,

@@ -7,14 +7,9 @@ arrive early; their heads are dropped at export:
   dense: every patch token predicts which of its pixels belong to the object, and, where any do, the attributes.
 """
 
-import atexit
 import dataclasses
 import functools
-import pathlib
-import shutil
-import tempfile
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -23,20 +18,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from core_jax import clip, world
+from core_jax.train import contrastive_data as data
 from core_jax.train.task import Aux, Params, Task
 
-ATTRIBUTES = {
-    "shape": len(world.SHAPES),
-    "colour": len(world.COLOURS),
-    "texture": len(world.TEXTURES),
-}
 TEMPLATE = "a photo of a {}."
-# Ids of the words start behind the four special tokens of `clip.word_level`.
-FIRST_WORD = 4
-# Longest caption, start and end included, rounded up: shorter than the context length to save time.
-CAPTION_TOKENS = 14
-# Words beyond the captions' own that prompts and templates are written with.
-EXTRA_WORDS = "an no not drawing sketch with on background shape colored some shows bright dark small large of and".split()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,11 +56,17 @@ def build(config: ml_collections.ConfigDict) -> Task:
     """
     settings = read_config(config)
     model = model_config(settings)
-    tokens = make_tokenizer(model)
+    tokens = data.make_tokenizer(model)
     return Task(
         init=functools.partial(init, model),
         loss=functools.partial(loss, model, settings),
-        train_data=functools.partial(train_data, model, settings, tokens),
+        train_data=lambda seed: data.train_data(
+            tokens,
+            image_size=model.vision.image_size,
+            batch_size=settings.batch_size,
+            steps=settings.steps,
+            seed=seed,
+        ),
         evaluate=functools.partial(evaluate, model, settings, tokens),
         optimizer=functools.partial(optimizer, settings),
         sharding_rules=((r".*", jax.sharding.PartitionSpec()),),
@@ -103,31 +94,13 @@ def model_config(settings: ContrastiveConfig) -> clip.ClipConfig:
         vision=clip.VisionConfig(**settings.vision),
         text=clip.TextConfig(
             **settings.text,
-            vocab_size=FIRST_WORD + len(vocabulary()),
+            vocab_size=data.FIRST_WORD + len(data.vocabulary()),
             bos_token_id=1,
             eos_token_id=3,
             pad_token_id=0,
         ),
         projection_dim=settings.projection_dim,
     )
-
-
-def make_tokenizer(model: clip.ClipConfig) -> clip.Tokenizer:
-    """The word-level tokenizer of the embedded world, in a folder of its own that lives as long as the program."""
-    return clip.Tokenizer(_tokenizer_folder(), model.text)
-
-
-@functools.cache
-def _tokenizer_folder() -> pathlib.Path:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="world-tokenizer-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "tokenizer.json").write_bytes(clip.word_level(vocabulary()))
-    return folder
-
-
-def vocabulary() -> tuple[str, ...]:
-    """Every word of the captions and the words that prompts may need beside them, sorted."""
-    return tuple(sorted({*world.vocabulary(), *EXTRA_WORDS}))
 
 
 def init(model: clip.ClipConfig, key: Array) -> Params:
@@ -141,8 +114,8 @@ def init(model: clip.ClipConfig, key: Array) -> Params:
     )
     width = model.vision.width
     pixels = model.vision.patch_size**2
-    sizes = {f"feature_{name}": (model.projection_dim, n) for name, n in ATTRIBUTES.items()}
-    sizes |= {f"patch_{name}": (width, n) for name, n in ATTRIBUTES.items()}
+    sizes = {f"feature_{name}": (model.projection_dim, n) for name, n in data.ATTRIBUTES.items()}
+    sizes |= {f"patch_{name}": (width, n) for name, n in data.ATTRIBUTES.items()}
     sizes["patch_mask"] = (width, pixels)
     heads = {
         name: {"kernel": jnp.zeros(size, jnp.float32), "bias": jnp.zeros(size[1:], jnp.float32)}
@@ -175,14 +148,14 @@ def loss(
     """
     del frozen
     augment_key, keep_key, full_key = jax.random.split(key, 3)
-    image, mask = augment(
+    image, mask = data.augment(
         batch["image"], batch["mask"], settings.crop_share, settings.crop_scale, key=augment_key
     )
     pixels = clip.normalise(image, model)
-    cells = patch_cells(mask, model.vision.patch_size)
+    cells = data.patch_cells(mask, model.vision.patch_size)
 
     def some(trainable):
-        keep = choose_patches(cells, settings.patches_kept, key=keep_key)
+        keep = data.choose_patches(cells, settings.patches_kept, key=keep_key)
         kept = jnp.take_along_axis(cells, keep[..., None], axis=1)
         return losses(model, settings, trainable, pixels, kept, batch, keep)
 
@@ -210,7 +183,7 @@ def losses(
     text = clip.encode_text(towers, model, batch["ids"])
     scale = jnp.minimum(jnp.exp(towers["logit_scale"]), 100.0)
     logits = scale * clip.unit(feature) @ clip.unit(text).T
-    real = jnp.stack([batch[name] for name in ATTRIBUTES], axis=1)
+    real = jnp.stack([batch[name] for name in data.ATTRIBUTES], axis=1)
     said = batch["said"][:, None]
     describes = jnp.all((said < 0) | (said == real[None]), axis=-1)
     values = {
@@ -218,7 +191,7 @@ def losses(
         * (several_positives(logits, describes.T) + several_positives(logits.T, describes)),
         "attribute": jnp.zeros(()),
     }
-    for name in ATTRIBUTES:
+    for name in data.ATTRIBUTES:
         guess = _head(heads[f"feature_{name}"], feature)
         values["attribute"] += optax.softmax_cross_entropy_with_integer_labels(
             guess, batch[name]
@@ -245,21 +218,6 @@ def several_positives(
     return optax.softmax_cross_entropy(logits, target).mean()
 
 
-def patch_cells(mask: Bool[Array, "B S S"], patch: int) -> Float[Array, "B N p"]:
-    """The mask cut into patches, row-major, each flattened to its p = patch^2 pixels of 0 or 1."""
-    count, size = mask.shape[:2]
-    grid = size // patch
-    cells = mask.reshape(count, grid, patch, grid, patch).swapaxes(2, 3)
-    return cells.reshape(count, grid * grid, patch * patch).astype(jnp.float32)
-
-
-def choose_patches(cells: Float[Array, "B N p"], count: int, *, key: Array) -> Int[Array, "B K"]:
-    """K random patches of each picture, those that touch the object before any other."""
-    touched = jnp.any(cells > 0, axis=-1).astype(jnp.float32)
-    order = touched + jax.random.uniform(key, cells.shape[:2])
-    return jax.lax.top_k(order, count)[1]
-
-
 def dense_losses(
     heads: dict, tokens: Float[Array, "B K width"], cells: Float[Array, "B K p"], batch: dict
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -272,47 +230,13 @@ def dense_losses(
     outline = optax.sigmoid_binary_cross_entropy(_head(heads["patch_mask"], tokens), cells).mean()
     share = cells.mean(-1)
     attributes = jnp.zeros(())
-    for name in ATTRIBUTES:
+    for name in data.ATTRIBUTES:
         label = jnp.broadcast_to(batch[name][:, None], share.shape)
         error = optax.softmax_cross_entropy_with_integer_labels(
             _head(heads[f"patch_{name}"], tokens), label
         )
         attributes += jnp.sum(error * share) / jnp.maximum(jnp.sum(share), 1.0)
     return outline, attributes
-
-
-def augment(
-    image: Array, mask: Array, share: float, scale: tuple[float, float], *, key: Array
-) -> tuple[Array, Array]:
-    """Random flips, and for a share of the pictures a random square crop resized back, mask alike.
-
-    Args:
-      image: uint8 [B S S 3].
-      mask: bool [B S S].
-      share: of pictures that are cropped.
-      scale: smallest and largest side of a crop, relative to the picture's.
-      key: random key.
-
-    Returns:
-      The picture, uint8, and its mask, bool; crops are centred so that the object mostly stays inside.
-    """
-    count, size = mask.shape[:2]
-    flip_key, crop_key, side_key, place_key = jax.random.split(key, 4)
-    side = jax.random.uniform(side_key, (count,), minval=scale[0], maxval=scale[1])
-    side = jnp.where(jax.random.uniform(crop_key, (count,)) < share, side, 1.0)
-    corner = jax.random.uniform(place_key, (count, 2)) * (1.0 - side)[:, None]
-    flip = jax.random.bernoulli(flip_key, 0.5, (count,))
-
-    def one(picture, side, corner, flip):
-        picture = jnp.where(flip, picture[:, ::-1], picture)
-        zoom = jnp.stack([1.0 / side, 1.0 / side])
-        return jax.image.scale_and_translate(
-            picture, (size, size, 4), (0, 1), zoom, -corner * size * zoom, method="linear"
-        )
-
-    both = jnp.concatenate([image, mask[..., None].astype(jnp.uint8) * np.uint8(255)], axis=-1)
-    both = jax.vmap(one)(both.astype(jnp.float32), side, corner, flip)
-    return jnp.round(both[..., :3]).astype(jnp.uint8), both[..., 3] > 127.5
 
 
 def optimizer(settings: ContrastiveConfig) -> optax.GradientTransformation:
@@ -343,50 +267,6 @@ def optimizer(settings: ContrastiveConfig) -> optax.GradientTransformation:
     )
 
 
-class Batches:
-    """Batch i of the pre-training stream: rendered, captioned and tokenised when asked for, never stored."""
-
-    def __init__(self, model, settings, tokens, seed, process, count):
-        self._tokens, self._seed = tokens, seed
-        self._size, self._length = model.vision.image_size, CAPTION_TOKENS
-        self._batch, self._steps = settings.batch_size // count, settings.steps
-        self._process, self._count = process, count
-
-    def __len__(self):
-        return self._steps
-
-    def __repr__(self):
-        return (
-            f"Batches(seed={self._seed}, batch={self._batch}, slice={self._process}/{self._count})"
-        )
-
-    def __getitem__(self, step):
-        start = (int(step) * self._count + self._process) * self._batch
-        scenes = world.render_batch(
-            self._seed, "pretrain", start, self._batch, size=self._size, held_out=world.HELD_OUT
-        )
-        attributes = [scenes[name] for name in ATTRIBUTES]
-        said = world.captions(self._seed, "pretrain", start, *attributes)
-        return {
-            "image": scenes["image"],
-            "mask": scenes["mask"],
-            "ids": self._tokens(said.texts, self._length),
-            "said": np.stack([getattr(said, name) for name in ATTRIBUTES], axis=1),
-            "index": np.arange(start, start + self._batch, dtype=np.int32),
-            **dict(zip(ATTRIBUTES, attributes, strict=True)),
-        }
-
-
-def train_data(model, settings, tokens, seed: int):
-    """This process's slices of the endless stream of rendered batches."""
-    source = Batches(model, settings, tokens, seed, jax.process_index(), jax.process_count())
-    return (
-        grain.MapDataset.source(source)
-        .repeat()
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-    )
-
-
 def evaluate(
     model, settings, tokens, trainable: dict, frozen: dict, stats: dict
 ) -> dict[str, float]:
@@ -414,10 +294,10 @@ def evaluate(
                 styles=((style, 1.0),),
             )
             chosen.append(attributes[np.asarray(predict(towers, text, scenes["image"]))])
-            real.append(np.stack([scenes[name] for name in ATTRIBUTES], axis=1))
+            real.append(np.stack([scenes[name] for name in data.ATTRIBUTES], axis=1))
         right = np.concatenate(chosen) == np.concatenate(real)
         result[f"zeroshot/{style}/percent"] = 100.0 * float(right.all(1).mean())
-        for i, name in enumerate(ATTRIBUTES):
+        for i, name in enumerate(data.ATTRIBUTES):
             result[f"{name}/{style}/percent"] = 100.0 * float(right[:, i].mean())
     return result
 

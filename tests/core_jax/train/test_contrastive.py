@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core_jax import clip, world
-from core_jax.train import contrastive
+from core_jax.train import contrastive, contrastive_data
 from launch import config as config_lib
 
 
@@ -47,7 +47,7 @@ def test_several_positives_is_the_mean_over_rows_and_their_positives():
 
 def test_patch_cells_are_the_masks_pixels():
     mask = np.random.default_rng(1).random((2, 8, 8)) < 0.5
-    cells = np.asarray(contrastive.patch_cells(jnp.asarray(mask), 4))
+    cells = np.asarray(contrastive_data.patch_cells(jnp.asarray(mask), 4))
     for b in range(2):
         for n, (row, column) in enumerate((r, c) for r in (0, 4) for c in (0, 4)):
             expected = mask[b, row : row + 4, column : column + 4].ravel()
@@ -59,7 +59,9 @@ def test_patches_of_the_object_are_kept_first():
     touched = [{1, 5}, set(range(10)), set()]
     for b, marks in enumerate(touched):
         cells[b, list(marks), 0] = 1.0
-    chosen = np.asarray(contrastive.choose_patches(jnp.asarray(cells), 6, key=jax.random.key(0)))
+    chosen = np.asarray(
+        contrastive_data.choose_patches(jnp.asarray(cells), 6, key=jax.random.key(0))
+    )
     for row, marks in zip(chosen, touched, strict=True):
         assert len(set(row.tolist())) == 6
         assert len(marks & set(row.tolist())) == min(6, len(marks))
@@ -86,7 +88,7 @@ def config_of(task) -> ml_collections.ConfigDict:
 
 def test_a_crop_of_everything_without_flip_changes_nothing():
     scenes = world.render_batch(0, "test", 0, 4)
-    image, mask = contrastive.augment(
+    image, mask = contrastive_data.augment(
         jnp.asarray(scenes["image"]),
         jnp.asarray(scenes["mask"]),
         0.0,
@@ -138,7 +140,7 @@ def test_one_loss_and_its_parts(built):
     )
     np.testing.assert_allclose(float(value), expected, rtol=1e-5)
     # Heads start at zero: every guess is uniform.
-    uniform = sum(np.log(size) for size in contrastive.ATTRIBUTES.values())
+    uniform = sum(np.log(size) for size in contrastive_data.ATTRIBUTES.values())
     np.testing.assert_allclose(means["attribute"], uniform, rtol=1e-5)
     np.testing.assert_allclose(means["outline"], np.log(2), rtol=1e-5)
 
@@ -153,5 +155,5 @@ def test_evaluation_names_every_style(built):
 
 
 def test_a_configuration_without_a_key_is_refused():
-    with pytest.raises(TypeError, match="lacks .*steps"):
+    with pytest.raises(TypeError, match=r"lacks .*steps"):
         contrastive.read_config(ml_collections.ConfigDict({"seed": 0}))
