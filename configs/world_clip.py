@@ -8,7 +8,7 @@ python -m launch.export --workdir=runs/world_teacher --out=teacher
 import ml_collections
 
 # name: (vision width, vision layers, steps)
-MODELS = {"student": (128, 4, 1200), "teacher": (192, 6, 900)}
+MODELS = {"student": (128, 4, 600), "teacher": (192, 6, 900)}
 
 
 def get_config(name: str = "student") -> ml_collections.ConfigDict:
@@ -21,18 +21,23 @@ def get_config(name: str = "student") -> ml_collections.ConfigDict:
     config.name = name
     config.seed = 0
 
-    config.vision = dict(
-        image_size=64,
-        patch_size=8,
-        width=width,
-        layers=layers,
-        heads=width // 32,
-        mlp_width=4 * width,
-        activation="quick_gelu",
-    )
-    config.text = dict(
-        context_length=32, width=128, layers=2, heads=4, mlp_width=512, activation="quick_gelu"
-    )
+    config.vision = {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": width,
+        "layers": layers,
+        "heads": width // 32,
+        "mlp_width": 4 * width,
+        "activation": "quick_gelu",
+    }
+    config.text = {
+        "context_length": 32,
+        "width": 128,
+        "layers": 2,
+        "heads": 4,
+        "mlp_width": 512,
+        "activation": "quick_gelu",
+    }
     config.projection_dim = 128
 
     config.batch_size = 96
