@@ -78,8 +78,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 enable_async_checkpointing=False,
+                # Orbax' own read_only warns about every option it then sets.
+                create=not read_only,
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
             ),
         )
 
