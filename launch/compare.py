@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags
 
 from launch import config as config_lib
-from launch import start
+from launch import runs, start
 
 Path = pathlib.Path
 
@@ -192,16 +192,16 @@ def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
 def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, title: str) -> None:
     """Train and evaluate one run, unless that is done; go on with it if it was interrupted."""
     from core_jax.train import report
-    from launch import runs
 
     if runs.is_trained(folder) and (folder / runs.RESULTS).is_file():
         runs.require_same(config, folder)
         print(f"{title}: done before", flush=True)
         return
     print(f"{title}: training", flush=True)
+    task = None
     if not runs.is_trained(folder):
-        runs.train(config, folder, resume=(folder / "config.json").is_file())
-    lines = runs.evaluate(folder, extra={"variant": variant} if variant else {})
+        task = runs.train(config, folder, resume=(folder / "config.json").is_file())
+    lines = runs.evaluate(folder, task=task, extra={"variant": variant} if variant else {})
     scores = ", ".join(f"{line['split']} {line['accuracy']:.2f} %" for line in lines)
     took = report.seconds(runs.training_seconds(folder) or 0.0)
     print(f"{title}: {scores}, trained in {took}", flush=True)
@@ -239,6 +239,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("methods", ["zeroshot", "coop", "kdpl_online", "fdbpl"], "rows, see above")
     flags.DEFINE_list("seeds", ["1"], "seeds, comma-separated")
     flags.DEFINE_multi_string("variant", [], "a variant of your own: NAME:key=value[,key=value...]")
-    from launch.train import failures
-
-    config_lib.run(main, failures)
+    config_lib.run(main, runs.failures)

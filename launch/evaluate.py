@@ -9,15 +9,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import config, start
+from launch import config, runs, start
 
 
 def main(argv: Sequence[str]) -> None:
     """Restore, evaluate, print."""
     del argv
     start.start()
-    from launch import runs
-
     show(runs.evaluate(flags.FLAGS.workdir))
 
 
@@ -38,13 +36,6 @@ def show(lines: Sequence[dict]) -> None:
         print(report.terminal(table))
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Errors of a run that are no bugs: their message says what to do."""
-    from core_jax import train
-
-    return (train.CheckpointError,)
-
-
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    config.run(main, failures)
+    config.run(main, runs.failures)

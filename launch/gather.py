@@ -106,7 +106,9 @@ def region_examples(runs_found: Iterable[Run], count: int = _PICTURES) -> list[d
         opened = lookup.open(folder)
         data = run.config.data
         root = datasets.read(data.dataset, data.root, template=data.template or None).root
-        rows = np.unique(np.linspace(0, opened.num_images - 1, count).astype(int))
+        # Pictures of classes outside the lookup's label space have no title.
+        named = np.flatnonzero([image.label >= 0 for image in opened.images])
+        rows = named[np.unique(np.linspace(0, len(named) - 1, count).astype(int))]
         return [
             {
                 "image": images.decode(root / opened.images[row].path),
@@ -136,22 +138,18 @@ def similarities(
     """
     if run.config.get("task") != "fdbpl" or run.config.method != "fdbpl" or not run.timing:
         return None
-    from fdbpl_jax import config as fdbpl_config
-    from fdbpl_jax import inputs as fdbpl_inputs
-    from fdbpl_jax import task, text
+    from fdbpl_jax import evaluate
 
     restored = runs.restore(run.folder)
-    inputs = fdbpl_inputs.open_inputs(fdbpl_config.read(run.config))
+    inputs = restored.task.evaluate.inputs
     context, lookup = restored.params.trainable.get("context", {}), inputs.lookup
     if "negative" not in context or lookup is None or lookup.student is None:
         return None
-    prompts = np.asarray(
-        text.class_features(
-            restored.params.frozen["student"],
-            inputs.student.config,
-            inputs.plans["train"],
-            task.stack(context),
-        )
+    prompts = np.stack(
+        [
+            evaluate.class_features(inputs, "train", context[sign], restored.params.frozen)
+            for sign in ("positive", "negative")
+        ]
     )
     rows = np.unique(np.linspace(0, lookup.num_images - 1, pictures).astype(int)).tolist()
     chosen = np.unique(np.linspace(0, lookup.regions - 1, regions).astype(int))

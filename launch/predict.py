@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import config, pictures, start
+from launch import config, pictures, runs, start
 
 Path = pathlib.Path
 _MOST_PICTURES = 24
@@ -66,7 +66,7 @@ def predict(
     import fdbpl_jax
     from core_jax.data import files, images
     from core_jax.train import report
-    from launch import figures, runs
+    from launch import figures
 
     settings = config.from_workdir(workdir)
     if settings.get("task") != "fdbpl":
@@ -106,13 +106,6 @@ def predict(
     return rows
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Errors of a run that are no bugs: their message says what to do."""
-    from core_jax import train
-
-    return (train.CheckpointError,)
-
-
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_list("images", None, "files, folders or globs, separated by commas", required=True)
@@ -126,4 +119,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "reject", False, "also print how far the positive prompt beats the negative one"
     )
-    config.run(main, failures)
+    config.run(main, runs.failures)

@@ -23,6 +23,13 @@ RESULTS = "results.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """Errors of a run that are no bugs and no wrong input: their message says what to do."""
+    from core_jax import train as train_lib
+
+    return (train_lib.CheckpointError, train_lib.NonFiniteError)
+
+
 def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> Any:
     """The loop's options: the group `config.fit`, the run's seed and its data workers.
 
@@ -56,8 +63,11 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
-) -> None:
+) -> Any:
     """Train what a configuration describes, from the start or from the newest checkpoint.
+
+    Returns:
+      The task, a core_jax.train.Task, with all it has opened; `evaluate` can go on with it.
 
     Raises:
       ValueError: the configuration or its inputs cannot be used, or `workdir` holds something else.
@@ -71,6 +81,7 @@ def train(
         train_lib.fit(task, options, workdir=workdir, config_json=values, resume=resume)
     else:
         _claim_untrained(Path(workdir), values, resume)
+    return task
 
 
 def _claim_untrained(workdir: Path, config: dict[str, Any], resume: bool) -> None:
@@ -141,8 +152,12 @@ class Restored:
     step: int
 
 
-def restore(workdir: str | Path) -> Restored:
+def restore(workdir: str | Path, task: Any = None) -> Restored:
     """A run from its work directory alone: config.json and the newest checkpoint.
+
+    Args:
+      workdir: of the run.
+      task: built from its configuration; None builds it.
 
     Raises:
       ConfigError: nothing was trained there.
@@ -153,7 +168,8 @@ def restore(workdir: str | Path) -> Restored:
     from core_jax.train import step as step_lib
 
     config = config_lib.from_workdir(workdir)
-    mesh_shape, task = fit_options(config).mesh_shape, tasks.build(config)
+    mesh_shape = fit_options(config).mesh_shape
+    task = tasks.build(config) if task is None else task
     if task.total_steps:
         params, step = train_lib.restore(task, workdir=workdir, mesh_shape=mesh_shape)
     else:
@@ -223,11 +239,14 @@ def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     return jax.tree.map(np.asarray, state["trainable"]), pins
 
 
-def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> list[dict]:
+def evaluate(
+    workdir: str | Path, *, task: Any = None, extra: Mapping[str, Any] | None = None
+) -> list[dict]:
     """Evaluate a run and append its result lines to results.jsonl.
 
     Args:
       workdir: of the run; nothing else is needed.
+      task: built from its configuration; None builds it.
       extra: fields to add to each line, such as the name of a variant.
 
     Returns:
@@ -235,7 +254,7 @@ def evaluate(workdir: str | Path, *, extra: Mapping[str, Any] | None = None) -> 
     """
     import jax
 
-    run = restore(workdir)
+    run = restore(workdir, task)
     common = {
         "seed": run.config.get("seed", 0),
         "steps": run.step,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import config, start
+from launch import config, runs, start
 
 _CONFIG = config.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -28,25 +28,19 @@ def main(argv: Sequence[str]) -> None:
         raise config.ConfigError("--config is missing: name a file such as configs/fdbpl_world.py")
     start.start()
     from core_jax import train
-    from launch import evaluate, runs
+    from launch import evaluate
 
+    task = None
     if not _EVAL_ONLY.value:
         try:
-            runs.train(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
+            task = runs.train(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
         except train.Preempted as error:
             print(error, file=sys.stderr)
             raise
     elif _CONFIG.value is not None:
         runs.require_same(_CONFIG.value, _WORKDIR.value)
-    evaluate.show(runs.evaluate(_WORKDIR.value))
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Errors of a run that are no bugs: their message says what to do."""
-    from core_jax import train
-
-    return (train.CheckpointError, train.NonFiniteError)
+    evaluate.show(runs.evaluate(_WORKDIR.value, task=task))
 
 
 if __name__ == "__main__":
-    config.run(main, failures)
+    config.run(main, runs.failures)
