@@ -7,7 +7,7 @@ Methods are those of `METHODS`, and "METHOD+VARIANT" for a named change of one (
 
 A run lies in WORKDIR/METHOD/seedN. Finished runs are skipped and interrupted ones resumed, so the same command can be
 given again after a kill. Everything runs in one process: JAX starts once. The embedded world writes its own pictures;
-the lookup is built where config.lookup.dir has none (WORKDIR/lookup if that is empty).
+one lookup, over the union of the seeds' few-shot lists, serves all runs: WORKDIR/lookup, or --lookup=DIR.
 """
 
 import dataclasses
@@ -78,7 +78,8 @@ def main(argv: list[str]) -> None:
     variants = own_variants(values.config, values.variant)
     chosen = arms(values.methods, {**VARIANTS, **variants})
     start.start()
-    compare(values.config, values.workdir, chosen, seeds=[int(seed) for seed in values.seeds])
+    seeds = [int(seed) for seed in values.seeds]
+    compare(values.config, values.workdir, chosen, seeds=seeds, lookup=values.lookup)
 
 
 def arms(names: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> list[Arm]:
@@ -130,6 +131,7 @@ def compare(
     chosen: Sequence[Arm],
     *,
     seeds: Sequence[int],
+    lookup: str | Path | None = None,
 ) -> Path:
     """Make everything that is missing, then print the tables and write the report.
 
@@ -138,6 +140,7 @@ def compare(
       workdir: receives the runs, the lookup if it is to be built here, and report/.
       chosen: the rows.
       seeds: of the few-shot lists, the data order and the initialisation.
+      lookup: folder of the lookup, built if it is not there; WORKDIR/lookup by default.
 
     Returns:
       The path of report.md.
@@ -149,7 +152,9 @@ def compare(
 
     began, workdir = time.perf_counter(), Path(workdir)
     todo = [
-        (arm, seed, _config(base, arm, seed, seeds, workdir)) for arm in chosen for seed in seeds
+        (arm, seed, _config(base, arm, seed, seeds, workdir, Path(lookup or workdir / "lookup")))
+        for arm in chosen
+        for seed in seeds
     ]
     prepare([config for _, _, config in todo])
     for number, (arm, seed, config) in enumerate(todo, 1):
@@ -208,13 +213,18 @@ def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, ti
 
 
 def _config(
-    base: ml_collections.ConfigDict, arm: Arm, seed: int, seeds: Sequence[int], workdir: Path
+    base: ml_collections.ConfigDict,
+    arm: Arm,
+    seed: int,
+    seeds: Sequence[int],
+    workdir: Path,
+    lookup: Path,
 ) -> ml_collections.ConfigDict:
     changes = {
         "seed": seed,
         "data.seed": seed,
         "lookup.seeds": tuple(seeds),
-        "lookup.dir": base.lookup.dir or str(workdir / "lookup"),
+        "lookup.dir": str(lookup),
         "data.cache": base.data.cache or str(workdir / "features"),
         **arm.changes,
     }
@@ -236,6 +246,7 @@ def _split_outside_brackets(text: str) -> list[str]:
 if __name__ == "__main__":
     config_lib.define()
     flags.DEFINE_string("workdir", None, "folder of the comparison", required=True)
+    flags.DEFINE_string("lookup", None, "folder of the lookup; WORKDIR/lookup unless given")
     flags.DEFINE_list("methods", ["zeroshot", "coop", "kdpl_online", "fdbpl"], "rows, see above")
     flags.DEFINE_list("seeds", ["1"], "seeds, comma-separated")
     flags.DEFINE_multi_string("variant", [], "a variant of your own: NAME:key=value[,key=value...]")
