@@ -14,9 +14,13 @@ from configs import fdbpl_caltech101
 def get_config(pair: str = "l14_b16") -> ml_collections.ConfigDict:
     """The settings of `fdbpl_caltech101`, for a folder of pictures."""
     config = fdbpl_caltech101.get_config(pair)
-    config.data.dataset = "folder"
-    config.data.root = "data/pictures"
-    config.data.split = "all"
-    config.lookup.dir = f"data/lookup/pictures_{pair}"
-    config.lookup.seeds = ()
+    config.update_from_flattened_dict(
+        {
+            "data.dataset": "folder",
+            "data.root": "data/pictures",
+            "data.split": "all",
+            "lookup.dir": f"data/lookup/pictures_{pair}",
+            "lookup.seeds": (),
+        }
+    )
     return config

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ml_collections
+
 from fdbpl_jax.losses import LossConfig
 from fdbpl_jax.prompts import POSITIONS, PromptConfig
 from fdbpl_jax.text import MODES
@@ -187,7 +189,7 @@ _AT_LEAST = {
 }
 
 
-def read(config: Mapping[str, Any]) -> Config:
+def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     """Settings from a ConfigDict or any nested mapping; keys that are absent keep their defaults.
 
     Raises:

@@ -188,8 +188,8 @@ def nearest_words(
       M lists of (word, Euclidean distance), nearest first, as CoOp prints them.
     """
     table = np.asarray(student.params["text"]["token_embedding"], np.float32)
-    context = np.asarray(context, np.float32)
-    square = (table**2).sum(-1)[None, :] - 2 * context @ table.T + (context**2).sum(-1)[:, None]
+    learned = np.asarray(context, np.float32)
+    square = (table**2).sum(-1)[None, :] - 2 * learned @ table.T + (learned**2).sum(-1)[:, None]
     distance = np.sqrt(np.maximum(square, 0.0))
     nearest = np.argsort(distance, axis=-1, kind="stable")[:, :count]
     return [

@@ -6,7 +6,7 @@ the text features of all prompt sets by shared prefix, and evaluates the losses:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from core_jax import clip
 from core_jax.train import Aux, Params, Task
@@ -26,7 +26,7 @@ from fdbpl_jax.inputs import Inputs, open_inputs
 SIGNS = ("positive", "negative")
 
 
-def build(config: ml_collections.ConfigDict) -> Task:
+def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     """The task of a configuration such as `configs/fdbpl_world.py`.
 
     Raises:
@@ -155,7 +155,9 @@ def _regions(inputs: Inputs, frozen: dict, batch: dict) -> Float[Array, "B D"]:
 def _encode(params: dict, config: clip.ClipConfig, image: Array, batch: dict, dtype: str) -> Array:
     image = jnp.where(batch["flip"][:, None, None, None], image[:, :, ::-1], image)
     pixels = clip.normalise(image, config, jnp.dtype(dtype))
-    return clip.unit(clip.encode_image(params, config, pixels).astype(jnp.float32))
+    features = clip.encode_image(params, config, pixels)
+    assert not isinstance(features, tuple)
+    return clip.unit(features.astype(jnp.float32))
 
 
 def _labels(inputs: Inputs, frozen: dict, batch: dict) -> losses.SoftLabels:
@@ -177,6 +179,7 @@ def _labels(inputs: Inputs, frozen: dict, batch: dict) -> losses.SoftLabels:
 def train_data(inputs: Inputs, seed: int) -> Any:
     """The endless stream of batches, this process' slices of it; see `data`."""
     config = inputs.config
+    assert inputs.source is not None
     return data.train_data(
         inputs.train.train,
         inputs.train.root,
@@ -191,7 +194,7 @@ def train_data(inputs: Inputs, seed: int) -> Any:
     )
 
 
-def learning_rate(config: configs.Config, steps: int) -> Callable[[Array | int], Array]:
+def learning_rate(config: configs.Config, steps: int) -> optax.Schedule:
     """KDPL's schedule, constant within an epoch e of `steps` steps, E epochs in all.
 
     lr(0) = warmup_lr; lr(e) = lr / 2 (1 + cos(pi (e - 1) / E)) for e >= 1.
@@ -200,8 +203,8 @@ def learning_rate(config: configs.Config, steps: int) -> Callable[[Array | int],
     rates = 0.5 * config.lr * (1.0 + np.cos(np.pi * (epoch - 1) / config.epochs))
     table = np.where(epoch == 0, config.warmup_lr, rates).astype(np.float32)
 
-    def schedule(count: Array | int) -> Array:
-        return jnp.asarray(table)[jnp.minimum(count // steps, config.epochs - 1)]
+    def schedule(count: ArrayLike) -> Array:
+        return jnp.asarray(table)[jnp.minimum(jnp.asarray(count) // steps, config.epochs - 1)]
 
     return schedule
 

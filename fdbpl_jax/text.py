@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from core_jax import clip
 from fdbpl_jax import datasets, towers
@@ -71,7 +72,7 @@ class Plan:
         return sum(bucket.ids.size for bucket in self.buckets)
 
 
-def split_lengths(lengths: Sequence[int], buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
+def split_lengths(lengths: ArrayLike, buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
     """The bucket sizes, in tokens, that minimise padding.
 
     Args:
@@ -184,7 +185,7 @@ def class_features(
     encode = _encoder(params, config, plan, context, dtype, mesh)
     parts = []
     for bucket in plan.buckets:
-        inputs = {"ids": bucket.ids, "slots": bucket.slots, "end": bucket.end}
+        inputs: dict[str, Any] = {"ids": bucket.ids, "slots": bucket.slots, "end": bucket.end}
         if context.ndim == 4:
             inputs["context"] = jnp.moveaxis(context, 1, 0)
         limit = max(1, plan.max_tokens // (context.shape[0] * bucket.ids.shape[1])) * devices
@@ -265,7 +266,7 @@ def _in_chunks(
 def _mesh(params: dict) -> AbstractMesh | None:
     """The mesh that the parameters of a traced function lie on, if it has several devices."""
     leaf = params["text"]["token_embedding"]
-    if not isinstance(leaf, jax.core.Tracer):
+    if not isinstance(leaf, core.Tracer):
         return None
     mesh = jax.typeof(leaf).sharding.mesh
     return mesh if set(_CLASS_AXES) <= set(mesh.axis_names) and mesh.size > 1 else None

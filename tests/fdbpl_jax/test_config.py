@@ -50,7 +50,7 @@ def test_defaults_are_the_published_recipe():
 def test_every_problem_is_in_one_message():
     bad = {
         **LOOKUP,
-        "methd": "coop",
+        "metho": "coop",
         "batch_size": 32.5,
         "loss": {"dual": 1, "kl": (1.0,), "lam_ngg": 0.0},
         "prompt": 3,
@@ -59,7 +59,7 @@ def test_every_problem_is_in_one_message():
         config.read(bad)
     message = str(error.value)
     for part in (
-        "config.methd='coop': there is no such key; the nearest is config.method",
+        "config.metho='coop': there is no such key; the nearest is config.method",
         "config.batch_size=32.5: expected an integer",
         "config.loss.dual=1: expected True or False",
         "config.loss.kl=(1.0,): expected 2 numbers",
