@@ -1,7 +1,8 @@
 """Building a region lookup: the teacher's labels of many regions per picture, made once. Docs: docs/formats.md.
 
 Every file is complete or absent; a killed build goes on where it stopped and ends in the same bytes. Shard s belongs to
-job s mod n, without any talk between jobs; whoever finds all shards present writes the manifest.
+job s mod n, without any talk between jobs; whoever finds all shards present writes the manifest. A second lookup, of the
+same regions in another label space, costs one more matmul on the teacher's image features.
 """
 
 import dataclasses
@@ -17,13 +18,12 @@ import jax
 
 from core_jax.data import files, records
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, label, layout, regions, towers
+from fdbpl_jax import datasets, label, layout, towers
 from fdbpl_jax import plan as plans
 from fdbpl_jax.meter import Meter
+from fdbpl_jax.target import Part, Target, check_alike, from_config
 
 Path = pathlib.Path
-# Features are random bytes to a compressor, and dense reading of them is the point of storing them.
-_OPTIONS = {"labels": "group_size:1", "features": "group_size:1,uncompressed"}
 _SIDECAR = re.compile(r"-\d{5}-of-\d{5}\.json$")
 _PACKAGES = ("array_record", "jax", "numpy", "pillow")
 
@@ -33,6 +33,9 @@ def build_from_config(
     *,
     features: bool | str | None = None,
     shards: tuple[int, int] | None = None,
+    also: str | Path | None = None,
+    also_split: str | None = None,
+    also_template: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Builds, or finishes, the lookup that a run's configuration names.
@@ -42,6 +45,9 @@ def build_from_config(
       features: also store features: of the config's student (True), of another model (its name), or not (False).
         None stores the config's student's unless data.source is "images".
       shards: (i, n) makes this the i-th of n independent jobs; None splits over `jax.process_count()`.
+      also: folder of a second lookup: the same pictures in another label space, without features, in the same pass.
+      also_split: its classes, "base", "new" or "all"; None takes data.split's.
+      also_template: its sentence around a class name; None takes the config's.
       progress: regions per second and time left, on standard error.
 
     Returns:
@@ -50,54 +56,15 @@ def build_from_config(
     Raises:
       ValueError: bad configuration, data set, pictures, model or folder, each with its own message; nothing is written.
     """
-    settings = configs.read(config)
-    if not settings.lookup.dir:
-        raise configs.ConfigError("config.lookup.dir is empty: name the folder to build into")
-    data, chosen = settings.data, settings.lookup
-    full = datasets.read(data.dataset, data.root, template=data.template or None)
-    seeds = chosen.seeds or (data.seed,)
-    picked = datasets.half(datasets.union(full, data.shots, seeds), data.split)
-    lists = {
-        str(seed): datasets.list_digest(
-            datasets.half(datasets.few_shot(full, data.shots, seed), data.split).train
-        )
-        for seed in seeds
-    }
-    top_k = plans.choose_top_k(len(picked.classes), chosen.top_k, chosen.dense)
-    teacher = towers.teacher(
-        towers.load(settings.teacher),
-        settings.teacher,
-        picked.classes,
-        picked.template,
-        dtype=settings.dtype,
+    targets = from_config(
+        configs.read(config),
+        features=features,
+        also=also,
+        also_split=also_split,
+        also_template=also_template,
     )
-    if features is None:
-        features = data.source != "images"
-    name = settings.student if features is True else features
-    student = towers.student(towers.load(name), name, dtype=settings.dtype) if name else None
-    return build(
-        chosen.dir,
-        picked,
-        teacher,
-        plans.Settings(
-            regions=chosen.regions,
-            top_k=top_k,
-            seed=chosen.seed,
-            rule=regions.CropRule(scale=chosen.scale),
-            shard_size=chosen.shard_size,
-            batch_size=chosen.batch_size,
-        ),
-        student=student,
-        origin={
-            "split": data.split,
-            "shots": data.shots,
-            "seeds": list(seeds),
-            "dataset_digest": full.digest,
-            "few_shot_digests": lists,
-        },
-        shards=shards,
-        progress=progress,
-    )
+    build_all(targets, shards=shards, progress=progress)
+    return targets[0].folder
 
 
 def build(
@@ -111,106 +78,110 @@ def build(
     shards: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> Path:
-    """Labels every training picture of a data set; what is already there and valid is kept.
+    """`build_all` of one lookup; returns its folder. Arguments as in `Target` and there."""
+    target = Target(
+        folder=Path(folder),
+        dataset=dataset,
+        teacher=teacher,
+        settings=settings,
+        student=student,
+        origin=origin or {},
+    )
+    build_all([target], shards=shards, progress=progress)
+    return target.folder
+
+
+def build_all(
+    targets: Sequence[Target], *, shards: tuple[int, int] | None = None, progress: bool = False
+) -> None:
+    """Labels every training picture; what is already there and valid is kept.
 
     Args:
-      folder: of the lookup; made if absent.
-      dataset: `train` are the pictures, `classes` and `template` the teacher's label space.
-      teacher: gives the logits.
-      settings: R, k, boxes, sizes.
-      student: also store this model's features; they can be added to a finished lookup.
-      origin: further facts for the plan, such as few-shot digests; part of what must not change.
+      targets: lookups of the same regions of the same pictures in different label spaces. They are written in one pass,
+        each byte for byte as in a build of its own; teachers that share their `features` run once.
       shards: (i, n), this is job i of n; None takes JAX's process index and count.
       progress: on standard error.
 
     Raises:
+      ValueError: sizes that cannot work, or targets that differ in more than their label space and k.
       label.PictureErrors: unreadable pictures; nothing was written.
-      plan.PlanMismatch: the folder was begun with other inputs.
+      plan.PlanMismatch: a folder was begun with other inputs; nothing was written.
       files.DiskFullError: no space; complete shards are kept.
     """
-    folder = Path(folder)
+    first = targets[0]
+    root, settings, items = first.dataset.root, first.settings, first.dataset.train
+    check_alike(targets)
     job, jobs = shards or (jax.process_index(), jax.process_count())
-    plans.check(dataset, settings, job, jobs)
-    rows = label.scan(dataset.root, dataset.train, threads=settings.threads)
-    images = layout.dump_images(rows)
-    plan = plans.make_plan(dataset, teacher, settings, images, origin or {})
-    wanted = {layout.PLAN: plan}
-    if student is not None:
-        wanted[layout.features_plan(layout.slug(student.name))] = plans.student_plan(student)
-    for name, value in wanted.items():
-        plans.compare(folder, name, value)
-    for name, value in wanted.items():
-        if not (folder / name).is_file():
-            files.atomic_write(folder / name, layout.dump(value))
-    if (
-        not (folder / layout.IMAGES).is_file()
-        or files.sha256_file(folder / layout.IMAGES) != plan["images"]["sha256"]
-    ):
-        files.atomic_write(folder / layout.IMAGES, images)
-    files.remove_leftovers(folder)
+    for target in targets:
+        plans.check(target.dataset, target.settings, job, jobs)
+    rows = label.scan(root, items, threads=settings.threads)
+    texts = [(target.folder, *target.texts(rows)) for target in targets]
+    for folder, _, wanted in texts:
+        for name, value in wanted.items():
+            plans.compare(folder, name, value)
+    for folder, images, wanted in texts:
+        _begin(folder, images, wanted)
     labeller = label.Labeller(
-        root=dataset.root,
+        root=root,
         images=rows,
         regions=settings.regions,
         seed=settings.seed,
         rule=settings.rule,
-        top_k=settings.top_k,
         batch_size=settings.batch_size,
         threads=settings.threads,
     )
-    _write_missing(folder, labeller, settings, teacher, student, (job, jobs), progress)
-    finish(folder)
-    return folder
+    parts = [part for target in targets for part in target.parts()]
+    _write_missing(parts, labeller, settings.shard_size, (job, jobs), progress)
+    for target in targets:
+        finish(target.folder)
 
 
-def _is_done(folder: Path, name: str, rows: range) -> bool:
-    shard = records.read_sidecar(folder / name)
+def _begin(folder: Path, images: str, wanted: Mapping[str, dict[str, Any]]) -> None:
+    for name, value in wanted.items():
+        if not (folder / name).is_file():
+            files.atomic_write(folder / name, layout.dump(value))
+    path = folder / layout.IMAGES
+    if not path.is_file() or files.sha256_file(path) != files.digest_text(images):
+        files.atomic_write(path, images)
+    files.remove_leftovers(folder)
+
+
+def _is_done(path: Path, rows: range) -> bool:
+    shard = records.read_sidecar(path)
     return (
         shard is not None
-        and (shard.name, shard.first_row, shard.count) == (name, rows.start, len(rows))
-        and not records.problems(folder, shard, digest=True)
+        and (shard.name, shard.first_row, shard.count) == (path.name, rows.start, len(rows))
+        and not records.problems(path.parent, shard, digest=True)
     )
 
 
 def _write_missing(
-    folder: Path,
+    parts: Sequence[Part],
     labeller: label.Labeller,
-    settings: plans.Settings,
-    teacher: towers.Teacher,
-    student: towers.Student | None,
+    shard_size: int,
     share: tuple[int, int],
     progress: bool,
 ) -> None:
-    ranges = layout.shard_rows(len(labeller.images), settings.shard_size)
-    kinds = ["labels"]
-    if student is not None:
-        kinds.append(layout.features_kind(layout.slug(student.name)))
+    ranges = layout.shard_rows(len(labeller.images), shard_size)
     missing = []
     for index, rows in list(enumerate(ranges))[share[0] :: share[1]]:
-        names = [records.shard_name(kind, index, len(ranges)) for kind in kinds]
-        todo = [name for name in names if not _is_done(folder, name, rows)]
+        paths = [part.folder / records.shard_name(part.kind, index, len(ranges)) for part in parts]
+        todo = [(part, path) for part, path in zip(parts, paths) if not _is_done(path, rows)]
         if todo:
             missing.append((rows, todo))
     total = sum(len(rows) for rows, _ in missing) * labeller.regions
     with Meter(total, "regions", "lookup", show=progress) as meter:
         for rows, todo in missing:
             start = time.perf_counter()
-            labels = todo[0].startswith("labels-")
-            features = todo[-1].startswith("features-")
-            found = labeller(
-                rows,
-                teacher if labels else None,
-                student if features else None,
-                tick=meter.advance,
-            )
-            for name in todo:
-                kind = "labels" if name.startswith("labels-") else "features"
-                encode = layout.encode_labels if kind == "labels" else layout.encode_features
-                payloads = encode(rows, [labeller.images[row] for row in rows], found)
-                records.write_shard(
-                    folder / name, payloads, first_row=rows.start, options=_OPTIONS[kind]
-                )
-            _log_time(folder, todo, len(rows) * labeller.regions, time.perf_counter() - start)
+            found = labeller(rows, [part.output for part, _ in todo], tick=meter.advance)
+            images = [labeller.images[row] for row in rows]
+            for (part, path), arrays in zip(todo, found):
+                payloads = part.encode(rows, images, arrays)
+                records.write_shard(path, payloads, first_row=rows.start, options=part.options)
+            seconds = time.perf_counter() - start
+            for folder in dict.fromkeys(path.parent for _, path in todo):
+                names = [path.name for _, path in todo if path.parent == folder]
+                _log_time(folder, names, len(rows) * labeller.regions, seconds)
 
 
 def _log_time(folder: Path, names: Sequence[str], count: int, seconds: float) -> None:

@@ -25,7 +25,10 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A labelled picture: path relative to the image folder, label, class name."""
+    """A labelled picture: path relative to the image folder, label, class name.
+
+    The label is -1 where the class is none of the data set's: only after `relabel`.
+    """
 
     path: str
     label: int
@@ -373,4 +376,18 @@ def half(dataset: Dataset, part: str) -> Dataset:
         dataset,
         classes=tuple(dataset.classes[label] for label in kept),
         **{split: relabel(getattr(dataset, split)) for split in SPLITS},
+    )
+
+
+def relabel(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """The same pictures in another label space: labels count within `classes`, -1 for pictures of other classes."""
+    position = {name: i for i, name in enumerate(classes)}
+
+    def within(items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(dataclasses.replace(item, label=position.get(item.name, -1)) for item in items)
+
+    return dataclasses.replace(
+        dataset,
+        classes=tuple(classes),
+        **{split: within(getattr(dataset, split)) for split in SPLITS},
     )

@@ -1,4 +1,4 @@
-"""One teacher pass over regions of pictures: decoding and cropping in threads, the device kept busy with batches."""
+"""One pass over regions of pictures: decoding and cropping in threads, the device kept busy with batches."""
 
 import collections
 import dataclasses
@@ -110,6 +110,27 @@ def _read(path: Path) -> tuple[bytes, np.ndarray]:
     return data, images.decode_bytes(data, str(path))
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is kept of the regions as one tower sees them: unit-norm features f32 (B, D) in, named arrays (B, ...) out.
+
+    Outputs whose towers have the same `features` function share its pass.
+    """
+
+    tower: Teacher | Student
+    keep: Callable[[Float[Array, "B D"]], dict[str, Array]]
+
+
+def labels(teacher: Teacher, top_k: int | None) -> Output:
+    """A teacher's labels as `truncate` gives them."""
+    return Output(teacher, lambda features: _truncate(teacher.label(features), top_k=top_k))
+
+
+def features(student: Student) -> Output:
+    """A student's features: `feature` f16 (B, D)."""
+    return Output(student, lambda features: {"feature": features.astype(jnp.float16)})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labeller:
     """What turns rows of a lookup into its arrays.
@@ -120,7 +141,6 @@ class Labeller:
       regions: R.
       seed: of the boxes.
       rule: their law.
-      top_k: k, or None for dense.
       batch_size: regions in one forward pass; the last of a call is padded, so everything compiles once.
       threads: that decode and crop.
     """
@@ -130,68 +150,63 @@ class Labeller:
     regions: int
     seed: int
     rule: regions.CropRule
-    top_k: int | None
     batch_size: int
     threads: int | None = None
 
     def __call__(
         self,
         rows: Sequence[int],
-        teacher: Teacher | None,
-        student: Student | None,
+        outputs: Sequence[Output],
         *,
         tick: Callable[[int], Any] = lambda count: None,
-    ) -> dict[str, np.ndarray]:
+    ) -> list[dict[str, np.ndarray]]:
         """Labels and features of some rows.
 
         Args:
-          rows: which; results depend on them alone, whatever was computed before.
-          teacher: None leaves the labels out.
-          student: None leaves the features out.
+          rows: which; results depend on them alone, whatever was computed before or beside them.
+          outputs: what is wanted of them.
           tick: is told of every batch how many regions it finished.
 
         Returns:
-          box u16 (n, R, 4), flip bool (n, R), and the arrays of `truncate` and `feature` f16, each (n, R, ...).
+          For each output box u16 (n, R, 4), flip bool (n, R), and its arrays, each (n, R, ...).
 
         Raises:
           PictureErrors: a picture has changed since it was scanned.
         """
-        towers = [tower for tower in (teacher, student) if tower is not None]
-        sizes = sorted({tower.image_size for tower in towers})
+        towers = {output.tower.features: output.tower.image_size for output in outputs}
+        sizes = sorted(set(towers.values()))
         drawn = [self.draw(row) for row in rows]
         total = len(rows) * self.regions
-        found: dict[str, np.ndarray] = {}
+        found: list[dict[str, np.ndarray]] = [{} for _ in outputs]
 
-        def collect(first: int, count: int, outputs: Mapping[str, Array]) -> None:
-            for name, value in outputs.items():
-                flat = found.setdefault(name, np.zeros((total, *value.shape[1:]), value.dtype))
-                flat[first : first + count] = np.asarray(value)[:count]
+        def collect(first: int, count: int, kept: Sequence[Mapping[str, Array]]) -> None:
+            for arrays, new in zip(found, kept):
+                for name, value in new.items():
+                    flat = arrays.setdefault(name, np.zeros((total, *value.shape[1:]), value.dtype))
+                    flat[first : first + count] = np.asarray(value)[:count]
             tick(count)
 
         pending: collections.deque = collections.deque()
         flips = np.concatenate([one.flip for one in drawn])
         for first, count, pixels in self._batches(self._crops(rows, drawn, sizes), total):
             flip = _padded(flips[first : first + count], self.batch_size)
-            outputs: dict[str, Array] = {}
-            if teacher is not None:
-                logits = teacher.logits(pixels[teacher.image_size], flip)
-                outputs |= _truncate(logits, top_k=self.top_k)
-            if student is not None:
-                feature = student.features(pixels[student.image_size], flip)
-                outputs["feature"] = feature.astype(jnp.float16)
-            pending.append((first, count, outputs))
+            seen = {see: see(pixels[size], flip) for see, size in towers.items()}
+            kept = [output.keep(seen[output.tower.features]) for output in outputs]
+            pending.append((first, count, kept))
             # Reading a result waits for the device; with others queued behind it, the device does not wait for us.
             if len(pending) > _IN_FLIGHT:
                 collect(*pending.popleft())
         while pending:
             collect(*pending.popleft())
-        shaped = {
-            name: flat.reshape(len(rows), self.regions, *flat.shape[1:])
-            for name, flat in found.items()
+        shape = (len(rows), self.regions)
+        drawings = {
+            name: np.stack([getattr(one, name) for one in drawn]) for name in ("box", "flip")
         }
-        shaped["box"] = np.stack([one.box for one in drawn])
-        shaped["flip"] = np.stack([one.flip for one in drawn])
-        return shaped
+        return [
+            drawings
+            | {name: flat.reshape(*shape, *flat.shape[1:]) for name, flat in arrays.items()}
+            for arrays in found
+        ]
 
     def draw(self, row: int) -> regions.Regions:
         """The stored regions of a row."""

@@ -27,7 +27,10 @@ IMAGE_BYTES = 16
 
 @dataclasses.dataclass(frozen=True)
 class ImageRow:
-    """A line of images.jsonl: line i describes row i. `label` serves reports, never the loss."""
+    """A line of images.jsonl: line i describes row i.
+
+    `label` serves reports, never the loss; -1: the picture's class is outside the label space.
+    """
 
     path: str
     sha256: str

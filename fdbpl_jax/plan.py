@@ -115,6 +115,8 @@ def check(dataset: datasets.Dataset, settings: Settings, job: int, jobs: int) ->
     problems = []
     if not dataset.train:
         problems.append("the list of pictures is empty")
+    elif all(item.label < 0 for item in dataset.train):
+        problems.append("no picture belongs to a class of the label space")
     if not 0 <= job < jobs:
         problems.append(f"--shards={job}/{jobs}: expected 0 <= i < n")
     for name in ("regions", "shard_size", "batch_size"):

@@ -24,7 +24,7 @@ class Summary:
       informativeness: share of regions by w = 1 - entropy / log C, in equal bins over [0, 1].
       area: share of regions by box area over image area, likewise.
       residual: quantiles (`QUANTILES`) of the mass outside the stored classes; None when dense.
-      accuracy: percent of regions whose teacher arg-max is the picture's label.
+      accuracy: percent of regions whose teacher arg-max is the picture's label, among pictures that have one.
       confident_accuracy: the same over regions with w > 0.5, and their share; None if there are none.
       seconds: of computing that it cost.
     """
@@ -59,8 +59,10 @@ def summarise(folder: str | Path) -> Summary:
     best = np.argmax(arrays["logp"], axis=-1)
     if "index" in arrays:
         best = np.take_along_axis(arrays["index"], best[..., None], axis=-1)[..., 0]
-    right = best.astype(np.int64) == np.array([image.label for image in opened.images])[:, None]
-    confident = weight > 0.5
+    label = np.array([image.label for image in opened.images])
+    known = label >= 0
+    right = best[known].astype(np.int64) == label[known, None]
+    confident = weight[known] > 0.5
     residual = None
     if "rest" in arrays:
         mass = np.exp(arrays["rest"].astype(np.float64))

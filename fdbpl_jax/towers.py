@@ -1,4 +1,4 @@
-"""CLIP's towers as the functions that a lookup is built from: uint8 regions in, logits or features out.
+"""CLIP's towers as the functions that a lookup is built from: uint8 regions in, features out, logits of these.
 
 A `Teacher` or `Student` also carries what a lookup must pin of it: name, digest of the weights, dtype, logit scale,
 image size and normalisation.
@@ -22,7 +22,7 @@ _TEXT_CHUNK = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A model that labels regions.
+    """A model that labels regions. Teachers of several label spaces share one image tower: `features`.
 
     Attributes:
       name: as the config has it.
@@ -31,7 +31,8 @@ class Teacher:
       logit_scale: factor of the cosines.
       image_size: side of its pictures, in pixels.
       mean, std: of the normalisation, for the manifest.
-      logits: (regions u8 (B, S, S, 3), flip bool (B,)) -> logits f32 (B, C), scale included.
+      features: (regions u8 (B, S, S, 3), flip bool (B,)) -> unit-norm features f32 (B, D).
+      label: those features -> logits f32 (B, C), scale included: the label space.
     """
 
     name: str
@@ -41,7 +42,14 @@ class Teacher:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    logits: Callable[[np.ndarray, np.ndarray], Array]
+    features: Callable[[np.ndarray, np.ndarray], Array]
+    label: Callable[[Array], Array]
+
+    def logits(
+        self, pixels: UInt8[np.ndarray, "B S S 3"], flip: Bool[np.ndarray, " B"]
+    ) -> Float[Array, "B C"]:
+        """The logits of regions, scale included."""
+        return self.label(self.features(pixels, flip))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,29 +95,29 @@ def teacher(
       template: the sentence a class name is put into.
       dtype: of the image tower: auto, float32 or bfloat16.
     """
-    scale = float(jnp.exp(jnp.asarray(model.params["logit_scale"], jnp.float32)))
     dtype = compute_dtype(dtype)
-    text = text_features(model, datasets.texts(classes, template))
-    sharding, replicated = _local_shardings()
-    arrays = jax.device_put((model.params["vision"], jnp.asarray(text)), replicated)
-    forward = functools.partial(_logits, config=model.config, dtype=dtype)
     return Teacher(
-        logits=lambda pixels, flip: forward(
-            *arrays, scale, *jax.device_put((pixels, flip), sharding)
-        ),
-        logit_scale=scale,
+        features=_image_tower(model, dtype),
+        label=label_space(model, classes, template),
+        logit_scale=_logit_scale(model),
         **_pins(model, name, dtype),
     )
+
+
+def label_space(
+    model: clip.Clip, classes: Sequence[str], template: str
+) -> Callable[[Float[Array, "B D"]], Float[Array, "B C"]]:
+    """`Teacher.label` of a class list; `dataclasses.replace(teacher, label=...)` labels in another one."""
+    text = text_features(model, datasets.texts(classes, template))
+    _, replicated = _local_shardings()
+    return functools.partial(_logits, jax.device_put(text, replicated), _logit_scale(model))
 
 
 def student(model: clip.Clip, name: str, *, dtype: str = "auto") -> Student:
     """A CLIP model's image tower as the source of stored features; arguments as in `teacher`."""
     dtype = compute_dtype(dtype)
-    sharding, replicated = _local_shardings()
-    vision = jax.device_put(model.params["vision"], replicated)
-    forward = functools.partial(_features, config=model.config, dtype=dtype)
     return Student(
-        features=lambda pixels, flip: forward(vision, *jax.device_put((pixels, flip), sharding)),
+        features=_image_tower(model, dtype),
         width=model.config.projection_dim,
         **_pins(model, name, dtype),
     )
@@ -141,6 +149,17 @@ def _pins(model: clip.Clip, name: str, dtype: str) -> dict[str, Any]:
     }
 
 
+def _logit_scale(model: clip.Clip) -> float:
+    return float(jnp.exp(jnp.asarray(model.params["logit_scale"], jnp.float32)))
+
+
+def _image_tower(model: clip.Clip, dtype: str) -> Callable[[np.ndarray, np.ndarray], Array]:
+    sharding, replicated = _local_shardings()
+    vision = jax.device_put(model.params["vision"], replicated)
+    forward = functools.partial(_features, config=model.config, dtype=dtype)
+    return lambda pixels, flip: forward(vision, *jax.device_put((pixels, flip), sharding))
+
+
 def _local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:
     """Batches split over this process' own devices, weights on each: a build has no collectives."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
@@ -169,17 +188,9 @@ def _features(
     return clip.unit(features.astype(jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+@jax.jit
 def _logits(
-    vision: dict,
-    text: Float[Array, "C D"],
-    scale: float,
-    pixels: UInt8[Array, "B S S 3"],
-    flip: Bool[Array, " B"],
-    *,
-    config: clip.ClipConfig,
-    dtype: str,
+    text: Float[Array, "C D"], scale: float, features: Float[Array, "B D"]
 ) -> Float[Array, "B C"]:
-    features = _features(vision, pixels, flip, config=config, dtype=dtype)
     # Labels are compared to 1e-2 in probability after a factor of 100: no bfloat16 or TF32 shortcut here.
     return scale * jnp.matmul(features, text.T, precision=jax.lax.Precision.HIGHEST)

@@ -80,10 +80,12 @@ def recompute(
         regions=opened.regions,
         seed=opened.manifest["seed"],
         rule=regions.CropRule(scale=tuple(crop["scale"]), ratio=tuple(crop["ratio"])),
-        top_k=None,
         batch_size=batch_size,
     )
-    fresh = labeller(rows, teacher, student)
+    outputs = [label.labels(teacher, None)]
+    if student is not None:
+        outputs.append(label.features(student))
+    fresh, *features = labeller(rows, outputs)
     stored = np.stack([opened.record(row) for row in rows])
     problems = [
         f"the {name} of {opened.images[row].path} are not the ones its seed gives"
@@ -92,9 +94,9 @@ def recompute(
         if not np.array_equal(stored[name][i], fresh[name][i])
     ]
     measured = _deviations(stored, fresh)
-    if student is not None:
+    if features:
         kept = np.stack([opened.features(row) for row in rows]).astype(np.float32)
-        new = fresh["feature"].astype(np.float32)
+        new = features[0]["feature"].astype(np.float32)
         norms = np.linalg.norm(kept, axis=-1) * np.linalg.norm(new, axis=-1)
         # A zeroed feature has no direction: it counts as orthogonal.
         cosine = np.sum(kept * new, axis=-1) / np.maximum(norms, 1e-12)

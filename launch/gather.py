@@ -100,7 +100,7 @@ def region_examples(runs_found: Iterable[Run], count: int = _PICTURES) -> list[d
     from fdbpl_jax import datasets, lookup
 
     for run in runs_found:
-        folder = run.config.get("lookup", {}).get("dir", "")
+        folder = run.config.to_dict().get("lookup", {}).get("dir", "")
         if not folder or not (Path(folder) / "manifest.json").is_file():
             continue
         opened = lookup.open(folder)

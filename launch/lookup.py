@@ -1,13 +1,18 @@
 """Builds, verifies or describes a region lookup: a teacher's labels, made once and read by many runs.
 
   python -m launch.lookup build --config=configs/fdbpl_world.py [--features=STUDENT|none] [--shards=i/n]
+      [--also=DIR [--also_split=all|base|new] [--also_template="a sketch of a {}."]]
   python -m launch.lookup verify --config=configs/fdbpl_world.py [--lookup=DIR]      exit status 1 if it is not sound
   python -m launch.lookup verify --lookup=DIR --digests_only                         needs neither weights nor pictures
   python -m launch.lookup stats --lookup=DIR [--out=FILE.png]
 
 A build that was killed goes on with the same command and ends in the same bytes. Time: one teacher pass per region,
 R = 100 per picture; the embedded world's config takes about a minute on two cores, an ImageNet teacher wants a GPU.
+`--also` writes a second lookup in the same pass: the same regions of the same pictures under other classes, another
+template, or both.
 """
+
+import pathlib
 
 from absl import flags
 
@@ -24,6 +29,18 @@ _FEATURES = flags.DEFINE_string(
     "model whose features are stored; 'none' stores none. Default: the config's student, unless data.source=images",
 )
 _SHARDS = flags.DEFINE_string("shards", None, "i/n: this is the i-th of n independent jobs")
+_ALSO = flags.DEFINE_string(
+    "also", None, "build: folder of a second lookup, of the same pictures in another label space"
+)
+_ALSO_SPLIT = flags.DEFINE_enum(
+    "also_split",
+    None,
+    ["base", "new", "all"],
+    "its classes; those of config.data.split unless given",
+)
+_ALSO_TEMPLATE = flags.DEFINE_string(
+    "also_template", None, "its sentence with one {} for a class name; the config's unless given"
+)
 _DIGESTS_ONLY = flags.DEFINE_bool("digests_only", False, "verify: compare digests and stop")
 _OUT = flags.DEFINE_string("out", None, "stats: also plot the histograms into this PNG")
 
@@ -71,17 +88,24 @@ def _build() -> int:
     from fdbpl_jax import build, layout, lookup
 
     features = {None: None, "none": False}.get(_FEATURES.value, _FEATURES.value)
-    folder = build.build_from_config(
-        _config(), features=features, shards=parse_shards(_SHARDS.value)
+    first = build.build_from_config(
+        _config(),
+        features=features,
+        shards=parse_shards(_SHARDS.value),
+        also=_ALSO.value,
+        also_split=_ALSO_SPLIT.value,
+        also_template=_ALSO_TEMPLATE.value,
     )
-    if (folder / layout.MANIFEST).is_file():
-        opened = lookup.open(folder)
-        stored = ", ".join(opened.manifest["students"]) or "no student"
-        print(
-            f"{folder}: complete, {opened.num_images} pictures x {opened.regions} regions, features of {stored}"
-        )
-    else:
-        print(f"{folder}: this job's shards are written; others are still missing")
+    for folder in (first, pathlib.Path(_ALSO.value)) if _ALSO.value else (first,):
+        if (folder / layout.MANIFEST).is_file():
+            opened = lookup.open(folder)
+            stored = ", ".join(opened.manifest["students"]) or "no student"
+            print(
+                f"{folder}: complete, {opened.num_images} pictures x {opened.regions} regions in "
+                f"{len(opened.classes)} classes, features of {stored}"
+            )
+        else:
+            print(f"{folder}: this job's shards are written; others are still missing")
     return 0
 
 

@@ -1,30 +1,33 @@
 """A small labelled folder of noise pictures, and linear towers in CLIP's place: what the lookup's tests build from."""
 
+import dataclasses
+import multiprocessing
+import os
 import pathlib
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fdbpl_jax import datasets, plan, towers
+from fdbpl_jax import build, datasets, plan, target, towers
 
 CLASSES = 7
 SIZE = 12
 
 
 def write_pictures(root: pathlib.Path, count: int) -> datasets.Dataset:
-    """`count` PNG files of several sizes; labels go round."""
+    """`count` PNG files of several sizes, unless they are there; labels go round."""
     root.mkdir(parents=True, exist_ok=True)
     items = []
     for i in range(count):
         random = np.random.default_rng(i)
         shape = (int(random.integers(20, 60)), int(random.integers(20, 60)), 3)
         # Smooth pictures, so that regions of one picture differ less than pictures do.
-        low = random.integers(0, 256, (4, 4, 3), np.uint8)
-        Image.fromarray(low).resize((shape[1], shape[0]), Image.Resampling.BICUBIC).save(
-            root / f"{i:03d}.png"
-        )
+        low = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+        if not (root / f"{i:03d}.png").exists():
+            low.resize(shape[1::-1], Image.Resampling.BICUBIC).save(root / f"{i:03d}.png")
         items.append(datasets.Item(f"{i:03d}.png", i % CLASSES, f"class_{i % CLASSES}"))
     return datasets.Dataset(
         name="stub",
@@ -58,7 +61,8 @@ def teacher(
         image_size=SIZE,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
-        logits=jax.jit(_linear(seed, classes)),
+        features=jax.jit(_linear(seed, classes)),
+        label=lambda features: features,
     )
 
 
@@ -94,3 +98,59 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
         for path in sorted(pathlib.Path(folder).iterdir())
         if path.name != "timing.jsonl"
     }
+
+
+def two_targets(folder: pathlib.Path, dataset: datasets.Dataset) -> list[target.Target]:
+    """A lookup with features in `folder`/one, and in `folder`/two another label space: five of the classes, dense."""
+    one = target.Target(
+        folder=folder / "one",
+        dataset=dataset,
+        teacher=teacher(),
+        settings=settings(),
+        student=student(),
+        origin={},
+    )
+    mix = jax.random.normal(jax.random.key(9), (CLASSES, 5)) * 0.3
+    space = dataclasses.replace(
+        datasets.relabel(dataset, dataset.classes[:1:-1]), template="the {}."
+    )
+    return [
+        one,
+        target.Target(
+            folder=folder / "two",
+            dataset=space,
+            teacher=dataclasses.replace(one.teacher, label=lambda features: features @ mix),
+            settings=settings(top_k=None),
+            origin={"label_space": "some"},
+        ),
+    ]
+
+
+def start(function, *args) -> multiprocessing.process.BaseProcess:
+    """Runs a function of a module in a process of its own, forked from one that has imported JAX but not started it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "tests.conftest"])
+    process = context.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def build_until_killed(
+    dataset: datasets.Dataset, folder: pathlib.Path, last: int, share: tuple[int, int]
+) -> None:
+    """Builds `two_targets` and kills its own process at the last-th moment at which the disk changes; 0: never."""
+    calls = 0
+
+    def counted(real):
+        def call(*args):
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args)
+
+        return call
+
+    # Every file is synced, renamed, and its folder synced.
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    build.build_all(two_targets(folder, dataset), shards=share)

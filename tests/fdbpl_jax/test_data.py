@@ -1,5 +1,6 @@
 """The visit stream against its definition, and batches: content, independence of processes and workers, restarts."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -99,7 +100,7 @@ def test_a_pass_visits_every_image_once_across_batches(dataset, opened):
 
 
 def test_a_subset_reads_its_own_rows_and_labels(dataset, opened):
-    items = [label.dataclasses.replace(dataset.train[i], label=i // 3) for i in (8, 3, 5)]
+    items = [dataclasses.replace(dataset.train[i], label=i // 3) for i in (8, 3, 5)]
     (batch,) = take(stream(dataset, opened, items=items, batch_size=6), 1)
     assert dict(zip(batch["row"].tolist(), batch["label"].tolist())) == {8: 2, 3: 1, 5: 1}
 
@@ -133,16 +134,15 @@ def test_pixels_at_build_and_in_training_are_byte_equal(dataset, opened, monkeyp
         regions=8,
         seed=0,
         rule=regions.CropRule(),
-        top_k=3,
         batch_size=80,
     )
     teacher = stub.teacher()
 
-    def logits(pixels, flip):
+    def features(pixels, flip):
         seen["pixels"] = pixels.reshape(10, 8, *pixels.shape[1:])
-        return teacher.logits(pixels, flip)
+        return teacher.features(pixels, flip)
 
-    labeller(range(10), label.dataclasses.replace(teacher, logits=logits), None)
+    labeller(range(10), [label.labels(dataclasses.replace(teacher, features=features), 3)])
     for batch in take(stream(dataset, opened, source="images"), 10):
         np.testing.assert_array_equal(batch["image"], seen["pixels"][batch["row"], batch["region"]])
 

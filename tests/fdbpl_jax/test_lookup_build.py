@@ -1,20 +1,20 @@
 """Building: labels against NumPy, resume after kills, independent jobs, features added later, a full disk."""
 
+import dataclasses
 import errno
 import json
 import os
 import pathlib
 import random
 import shutil
-import subprocess
-import sys
+import signal
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from core_jax.data import files, images
-from fdbpl_jax import build, label, layout, lookup, plan, regions
+from fdbpl_jax import build, datasets, label, layout, lookup, plan, regions
 from tests.fdbpl_jax import stub
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -155,54 +155,106 @@ def test_damaged_and_lost_shards_are_made_again(dataset, built, tmp_path):
     assert stub.contents(folder) == stub.contents(built)
 
 
-SCRIPT = """
-import os, pathlib, signal, sys
-from fdbpl_jax import build
-from tests.fdbpl_jax import stub
-dataset = stub.write_pictures(pathlib.Path(sys.argv[1]), 14)
-calls, last = 0, int(sys.argv[3])
-def counted(real):
-    def call(*args):
-        global calls
-        calls += 1
-        if calls == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
-    return call
-# Every file is synced, renamed, and its folder synced: these are the moments at which the disk changes.
-os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-build.build(sys.argv[2], dataset, stub.teacher(), stub.settings(), student=stub.student(),
-    shards=(int(sys.argv[4]), int(sys.argv[5])))
-"""
+@pytest.fixture(scope="module")
+def twice(dataset, tmp_path_factory):
+    """Folder of `stub.two_targets`, each built on its own."""
+    folder = tmp_path_factory.mktemp("two")
+    for target in stub.two_targets(folder, dataset):
+        build.build_all([target], shards=(0, 1))
+    return folder
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(built, tmp_path):
-    folder, generator = tmp_path / "l", random.Random(0)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "pictures"), str(folder)]
-    # A run of the whole build makes about 60 such calls; each attempt goes on where the last one was killed.
+def assert_same_lookups(folder, other):
+    for name in ("one", "two"):
+        assert stub.contents(folder / name) == stub.contents(other / name)
+
+
+def counting(targets, calls):
+    """The same targets; their towers append the rows of every batch that they see."""
+    see = {target.teacher.features for target in targets}
+    assert len(see) == 1
+
+    def features(pixels, flip):
+        calls.append(len(pixels))
+        return next(iter(see))(pixels, flip)
+
+    return [
+        dataclasses.replace(t, teacher=dataclasses.replace(t.teacher, features=features))
+        for t in targets
+    ]
+
+
+def test_two_lookups_of_one_pass_are_those_of_two_builds(dataset, twice, tmp_path):
+    calls = []
+    build.build_all(counting(stub.two_targets(tmp_path, dataset), calls), shards=(0, 1))
+    assert_same_lookups(tmp_path, twice)
+    # Four shards of up to 32 regions in batches of 16: once each, not once per lookup.
+    assert len(calls) == 7
+    one, two = (lookup.open(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_array_equal(one.arrays()["box"], two.arrays()["box"])
+    assert [image.label for image in two.images[:7]] == [-1, -1, 4, 3, 2, 1, 0]
+    assert [image.label for image in one.images[:7]] == list(range(7))
+    assert two.manifest["dataset"]["label_space"] == "some"
+    assert not two.manifest["students"]
+    # A shard that one of them lost is made for that one alone.
+    for path in ("one/labels-00001-of-00004.json", "two/labels-00003-of-00004.arrayrecord"):
+        (tmp_path / path).unlink()
+    for name in ("one", "two"):
+        (tmp_path / name / layout.MANIFEST).unlink()
+    calls.clear()
+    build.build_all(counting(stub.two_targets(tmp_path, dataset), calls), shards=(0, 1))
+    assert_same_lookups(tmp_path, twice)
+    assert len(calls) == 3
+    logs = [(tmp_path / name / layout.TIMING).read_text().splitlines() for name in ("one", "two")]
+    for log, shard in zip(logs, (1, 3)):
+        assert json.loads(log[4])["shards"] == [f"labels-0000{shard}-of-00004.arrayrecord"]
+
+
+def test_lookups_that_one_pass_cannot_serve_are_refused(dataset, tmp_path):
+    one, two = stub.two_targets(tmp_path, dataset)
+    for change, message in (
+        ({"folder": one.folder}, "each needs a folder of its own"),
+        ({"settings": stub.settings(seed=1)}, "build them one by one"),
+        ({"dataset": dataclasses.replace(dataset, train=dataset.train[:5])}, "build them one"),
+        ({"dataset": datasets.relabel(dataset, ("x", "y"))}, "no picture belongs to a class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build.build_all([one, dataclasses.replace(two, **change)])
+    # The second folder was begun with other inputs: nothing is written into the first either.
+    build.build_all([two], shards=(0, 1))
+    with pytest.raises(plan.PlanMismatch, match="label_space"):
+        build.build_all([one, dataclasses.replace(two, origin={})])
+    assert not one.folder.exists()
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(dataset, twice, tmp_path):
+    generator = random.Random(0)
+    # The whole build makes about 100 such calls; each attempt goes on where the last one was killed.
     for _ in range(4):
-        moment = str(generator.randint(1, 16))
-        killed = subprocess.run([*command, moment, "0", "1"], cwd=ROOT, check=False)
-        assert killed.returncode == -9
-        assert not (folder / layout.MANIFEST).exists()
-    subprocess.run([*command, "-1", "0", "1"], cwd=ROOT, check=True)
-    assert stub.contents(folder) == stub.contents(built)
+        process = stub.start(
+            stub.build_until_killed, dataset, tmp_path, generator.randint(1, 24), (0, 1)
+        )
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "two" / layout.MANIFEST).exists()
+    build.build_all(stub.two_targets(tmp_path, dataset), shards=(0, 1))
+    assert_same_lookups(tmp_path, twice)
 
 
 @pytest.mark.multiprocess
-def test_two_processes_at_once_leave_no_gap(built, tmp_path, dataset):
-    folder = tmp_path / "l"
-    command = [sys.executable, "-c", SCRIPT, str(dataset.root), str(folder), "-1"]
-    jobs = [subprocess.Popen([*command, str(job), "2"], cwd=ROOT) for job in (0, 1)]
-    assert [job.wait() for job in jobs] == [0, 0]
-    assert stub.contents(folder) == stub.contents(built)
+def test_two_processes_at_once_leave_no_gap(dataset, twice, tmp_path):
+    jobs = [stub.start(stub.build_until_killed, dataset, tmp_path, 0, (job, 2)) for job in (0, 1)]
+    for job in jobs:
+        job.join()
+        assert job.exitcode == 0
+    assert_same_lookups(tmp_path, twice)
 
 
 def test_other_inputs_are_refused_with_every_difference(dataset, built):
     with pytest.raises(plan.PlanMismatch) as caught:
         build.build(
             built,
-            datasets_with_template(dataset, "the {}."),
+            dataclasses.replace(dataset, template="the {}."),
             stub.teacher(digest="other"),
             stub.settings(regions=16, seed=9),
         )
@@ -218,10 +270,6 @@ def test_other_inputs_are_refused_with_every_difference(dataset, built):
         build.build(
             built, dataset, stub.teacher(), stub.settings(), student=stub.student(digest="other")
         )
-
-
-def datasets_with_template(dataset, template):
-    return label.dataclasses.replace(dataset, template=template)
 
 
 def test_shards_without_a_plan_are_refused(dataset, built, tmp_path):
@@ -241,7 +289,7 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(tmp_path):
 
 
 def test_a_picture_twice_on_the_list_is_refused(dataset, tmp_path):
-    doubled = label.dataclasses.replace(dataset, train=dataset.train + dataset.train[:1])
+    doubled = dataclasses.replace(dataset, train=dataset.train + dataset.train[:1])
     with pytest.raises(label.PictureErrors, match=r"000\.png is on the list twice"):
         build.build(tmp_path / "l", doubled, stub.teacher(), stub.settings())
 

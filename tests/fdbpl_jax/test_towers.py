@@ -1,8 +1,6 @@
 """CLIP as teacher and student of a lookup, and a whole build from a configuration."""
 
-import pathlib
-import subprocess
-import sys
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import pytest
 from core_jax import clip, world
 from core_jax.data import images
 from fdbpl_jax import build, datasets, label, lookup, plan, regions, towers, verify
+from tests.fdbpl_jax import stub
 
 CLASSES = ("red plain circle", "blue dotted ring", "green striped cross")
 STYLES = (("sketch", 0.5), ("grain", 0.5))
@@ -85,30 +84,89 @@ def test_text_features_are_chunked_without_a_trace(pair, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
 
 
-DEVICES = """
-import pathlib, sys
-import jax
-jax.config.update("jax_num_cpu_devices", 2)
-import numpy as np
-from core_jax import clip
-from fdbpl_jax import towers
-assert jax.local_device_count() == 2
-model = clip.load(sys.argv[1])
-pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-logits = towers.teacher(model, "t", ("ring", "star"), "a {}.").logits(pixels, np.arange(4) % 2 == 0)
-assert len(logits.sharding.device_set) == 2
-np.save(sys.argv[2], logits)
-"""
+def split_over_two_devices(folder, out):
+    jax.config.update("jax_num_cpu_devices", 2)
+    logits = four_pictures(folder)
+    assert len(logits.sharding.device_set) == 2
+    np.save(out, logits)
+
+
+def four_pictures(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    teacher = towers.teacher(clip.load(folder), "t", ("ring", "star"), "a {}.")
+    return teacher.logits(pixels, np.arange(4) % 2 == 0)
 
 
 @pytest.mark.multiprocess
 def test_a_batch_is_split_over_the_devices_of_a_process(pair, tmp_path):
-    command = [sys.executable, "-c", DEVICES, str(pair["teacher"]), str(tmp_path / "out.npy")]
-    subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], check=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    teacher = towers.teacher(clip.load(pair["teacher"]), "t", ("ring", "star"), "a {}.")
-    logits = teacher.logits(pixels, np.arange(4) % 2 == 0)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), logits, atol=1e-4)
+    process = stub.start(split_over_two_devices, pair["teacher"], tmp_path / "out.npy")
+    process.join()
+    assert process.exitcode == 0
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), four_pictures(pair["teacher"]), atol=1e-4
+    )
+
+
+def test_another_template_in_the_same_pass_is_a_build_of_its_own(config, tmp_path):
+    folder, other = tmp_path / "lookup", tmp_path / "other"
+    build.build_from_config(config, also=other, also_template="the {}.", progress=False)
+    assert lookup.open(folder).manifest["students"]
+    alone = config | {
+        "data": config["data"] | {"template": "the {}."},
+        "lookup": config["lookup"] | {"dir": str(tmp_path / "alone")},
+    }
+    build.build_from_config(alone, features=False, progress=False)
+    assert stub.contents(other) == stub.contents(tmp_path / "alone")
+    logp = [lookup.open(one).arrays()["logp"].astype(np.float32) for one in (folder, other)]
+    assert np.max(np.abs(logp[0] - logp[1])) > 0.1
+
+
+def test_all_classes_beside_the_base_classes_label_the_same_pictures(config, root, pair, tmp_path):
+    config["data"] |= {"split": "base", "source": "images"}
+    folder = build.build_from_config(
+        config, also=tmp_path / "all", also_split="all", progress=False
+    )
+    base, every = lookup.open(folder), lookup.open(tmp_path / "all")
+    full = datasets.read("world_objects", root)
+    assert (base.classes, every.classes) == (full.classes[:2], full.classes)
+    names = {item.path: item.name for item in full.train}
+    for opened in (base, every):
+        assert [image.path for image in opened.images] == [image.path for image in base.images]
+        assert all(opened.classes[i.label] == names[i.path] for i in opened.images)
+    assert not verify.verify_from_config(every.folder, config).problems
+    # Base classes beside all of them: a run on the base classes reads its own rows.
+    config["data"] |= {"split": "all"}
+    config["lookup"] |= {"dir": str(tmp_path / "whole")}
+    build.build_from_config(config, also=tmp_path / "base", also_split="base", progress=False)
+    run = datasets.half(datasets.few_shot(full, 2, 1), "base")
+    opened = lookup.open(
+        tmp_path / "base",
+        lookup.Expected(
+            items=run.train,
+            root=run.root,
+            classes=run.classes,
+            template="a {}.",
+            teacher_digest=every.manifest["teacher"]["digest"],
+            regions_per_visit=2,
+        ),
+    )
+    assert -1 in {image.label for image in opened.images}
+    row = opened.rows_of(run.train)[0]
+    first = [i.path for i in base.images].index(run.train[0].path)
+    np.testing.assert_allclose(opened.record(row)["logp"], base.record(first)["logp"], atol=2e-2)
+
+
+def test_a_second_lookup_needs_a_folder_and_a_label_space_of_its_own(config, tmp_path):
+    for changes, message in (
+        ({"also_split": "base"}, "name its folder"),
+        ({"also": tmp_path / "o"}, "same 4 classes in the same 'a {}.' would be labelled twice"),
+        ({"also": tmp_path / "o", "also_split": "all", "also_template": "a {}."}, "twice"),
+        ({"also": tmp_path / "o", "also_template": "a photo"}, "must hold {} exactly once"),
+        ({"also": tmp_path / "lookup", "also_split": "new"}, "a folder of its own"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            build.build_from_config(config, progress=False, **changes)
+    assert not (tmp_path / "o").exists()
 
 
 def test_build_from_config_covers_every_seed_and_verifies(config, root, pair):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core_jax.data import records
-from fdbpl_jax import build, layout, lookup, summary, verify
+from fdbpl_jax import build, datasets, layout, lookup, summary, verify
 from tests.fdbpl_jax import stub
 from tests.fdbpl_jax.test_lookup_build import expected
 
@@ -117,17 +117,17 @@ def test_wrong_indices_fail(folder, dataset, change):
 def test_near_ties_may_come_in_either_order(dataset, tmp_path):
     teacher = stub.teacher()
 
-    def tied(pixels, flip):
-        logits = np.asarray(teacher.logits(pixels, flip)).copy()
+    def tied(features):
+        logits = np.asarray(teacher.label(features)).copy()
         logits[:, 1] = logits[:, 0] + 1e-4
         return logits
 
-    def swapped(pixels, flip):
-        logits = tied(pixels, flip)
+    def swapped(features):
+        logits = tied(features)
         logits[:, 1] = logits[:, 0] - 1e-4
         return logits
 
-    one, two = (dataclasses.replace(teacher, logits=f) for f in (tied, swapped))
+    one, two = (dataclasses.replace(teacher, label=f) for f in (tied, swapped))
     folder = build.build(tmp_path / "l", dataset, one, stub.settings())
     opened = lookup.open(folder)
     assert not verify.recompute(opened, dataset.root, two, batch_size=16).problems
@@ -147,6 +147,18 @@ def test_limits_are_only_told_on_another_kind_of_device(folder, dataset):
     assert not report.problems
     assert report.notes
     assert "note, another kind of device" in verify.text(report)
+
+
+def test_pictures_without_a_label_are_not_judged(dataset, tmp_path):
+    half = datasets.relabel(dataset, dataset.classes[::-1][:4])
+    folder = build.build(
+        tmp_path / "l", half, stub.teacher(classes=4), stub.settings(), shards=(0, 1)
+    )
+    opened = lookup.open(folder)
+    labels = [image.label for image in opened.images]
+    assert labels == [-1, -1, -1, 3, 2, 1, 0, -1, -1, -1]
+    right = [opened.record(row)["index"][:, 0] == labels[row] for row in range(3, 7)]
+    assert summary.summarise(folder).accuracy == pytest.approx(100 * np.mean(right))
 
 
 def test_summary_counts_what_is_stored(original, dataset, tmp_path):

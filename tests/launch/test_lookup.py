@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import ml_collections
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -61,6 +62,20 @@ def test_a_lookup_must_be_named():
         run("stats")
     with pytest.raises(ValueError, match="--config=FILE is needed"):
         run("build", lookup="somewhere")
+
+
+def test_build_tells_of_both_lookups(folder, tmp_path, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(
+        build, "build_from_config", lambda config, **words: asked.update(words) or folder
+    )
+    config = ml_collections.ConfigDict({"lookup": {"dir": "elsewhere"}})
+    assert run("build", config=config, also=str(tmp_path), also_split="all", shards="0/2") == 0
+    wanted = {"also": str(tmp_path), "also_split": "all", "also_template": None, "shards": (0, 2)}
+    assert asked == wanted | {"features": None}
+    first, second = capsys.readouterr().out.splitlines()
+    assert "6 pictures x 8 regions in 7 classes" in first
+    assert second.startswith(f"{tmp_path}: this job's shards are written")
 
 
 def command(*words):

@@ -1,0 +1,177 @@
+"""What a build shall write: a lookup's folder, pictures, label space and towers, and a second one beside it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fdbpl_jax import config as configs
+from fdbpl_jax import datasets, label, layout, regions, towers
+from fdbpl_jax import plan as plans
+
+Path = pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A lookup to write.
+
+    Attributes:
+      folder: made if absent.
+      dataset: `train` are the pictures, `classes` and `template` the teacher's label space.
+      teacher: gives the logits.
+      settings: R, k, boxes, sizes.
+      student: also store this model's features; they can be added to a finished lookup.
+      origin: further facts for the plan, such as few-shot digests; part of what must not change.
+    """
+
+    folder: Path
+    dataset: datasets.Dataset
+    teacher: towers.Teacher
+    settings: plans.Settings
+    student: towers.Student | None = None
+    origin: Mapping[str, Any]
+
+    def texts(self, rows: Sequence[layout.ImageRow]) -> tuple[str, dict[str, dict[str, Any]]]:
+        """images.jsonl and, by file name, the plans; `rows` know everything but this data set's labels."""
+        pairs = zip(rows, self.dataset.train, strict=True)
+        images = layout.dump_images([dataclasses.replace(r, label=i.label) for r, i in pairs])
+        plan = plans.make_plan(self.dataset, self.teacher, self.settings, images, self.origin)
+        wanted = {layout.PLAN: plan}
+        if self.student is not None:
+            name = layout.features_plan(layout.slug(self.student.name))
+            wanted[name] = plans.student_plan(self.student)
+        return images, wanted
+
+    def parts(self) -> Iterator["Part"]:
+        """Its kinds of shards."""
+        output = label.labels(self.teacher, self.settings.top_k)
+        yield Part(self.folder, "labels", output, layout.encode_labels, "group_size:1")
+        if self.student is not None:
+            kind = layout.features_kind(layout.slug(self.student.name))
+            output = label.features(self.student)
+            # Random bytes to a compressor, and dense reading of them is the point of storing them.
+            options = "group_size:1,uncompressed"
+            yield Part(self.folder, kind, output, layout.encode_features, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Shards of one kind in one folder, what goes into them, and ArrayRecord's options."""
+
+    folder: Path
+    kind: str
+    output: label.Output
+    encode: Callable[..., Iterator[bytes]]
+    options: str
+
+
+def check_alike(targets: Sequence[Target]) -> None:
+    """Refuses targets that one pass cannot serve.
+
+    Raises:
+      ValueError: they share a folder, or differ in more than their label space and k.
+    """
+    if len({target.folder.resolve() for target in targets}) < len(targets):
+        raise ValueError(
+            f"{targets[0].folder} was named for two lookups: each needs a folder of its own"
+        )
+    alike = {
+        (
+            target.dataset.root,
+            tuple(item.path for item in target.dataset.train),
+            dataclasses.replace(target.settings, top_k=None),
+        )
+        for target in targets
+    }
+    if len(alike) > 1:
+        raise ValueError(
+            "lookups of one pass need the same pictures and, but for top_k, the same settings: build them one by one"
+        )
+
+
+def from_config(
+    settings: configs.Config,
+    *,
+    features: bool | str | None,
+    also: str | Path | None,
+    also_split: str | None,
+    also_template: str | None,
+) -> list[Target]:
+    """The lookup of a configuration, and the second one if there is to be any; arguments as in `build_from_config`.
+
+    Raises:
+      ValueError: see there.
+    """
+    data, chosen = settings.data, settings.lookup
+    if not chosen.dir:
+        raise configs.ConfigError("config.lookup.dir is empty: name the folder to build into")
+    if also is None and (also_split or also_template):
+        raise ValueError(
+            "also_split and also_template describe a second lookup: name its folder, also=DIR"
+        )
+    orders: list[tuple[str | Path, str, str]] = [(chosen.dir, data.split, data.template)]
+    if also is not None:
+        orders.append((also, also_split or data.split, also_template or data.template))
+    labelled = [_labelled(settings, split, template) for _, split, template in orders]
+    spaces = [(dataset.classes, dataset.template) for dataset, _ in labelled]
+    if spaces[1:] == spaces[:1]:
+        raise ValueError(
+            f"also={also}: the same {len(spaces[0][0])} classes in the same {spaces[0][1]!r} would be labelled twice; "
+            "give another also_split or also_template"
+        )
+    sizes = [
+        plans.Settings(
+            regions=chosen.regions,
+            top_k=plans.choose_top_k(len(classes), chosen.top_k, chosen.dense),
+            seed=chosen.seed,
+            rule=regions.CropRule(scale=chosen.scale),
+            shard_size=chosen.shard_size,
+            batch_size=chosen.batch_size,
+        )
+        for classes, _ in spaces
+    ]
+    name = settings.teacher
+    model = towers.load(name)
+    teacher = towers.teacher(model, name, *spaces[0], dtype=settings.dtype)
+    teachers = [teacher] + [
+        dataclasses.replace(teacher, label=towers.label_space(model, *space))
+        for space in spaces[1:]
+    ]
+    if features is None:
+        features = data.source != "images"
+    name = settings.student if features is True else features
+    student = towers.student(towers.load(name), name, dtype=settings.dtype) if name else None
+    targets = [
+        Target(folder=Path(folder), dataset=dataset, teacher=teacher, settings=size, origin=origin)
+        for (folder, _, _), (dataset, origin), teacher, size in zip(
+            orders, labelled, teachers, sizes
+        )
+    ]
+    return [dataclasses.replace(targets[0], student=student), *targets[1:]]
+
+
+def _labelled(
+    settings: configs.Config, split: str, template: str
+) -> tuple[datasets.Dataset, dict[str, Any]]:
+    """The pictures of a configuration in the label space of a split and a template, and what the plan says of them."""
+    data = settings.data
+    seeds = settings.lookup.seeds or (data.seed,)
+    full = datasets.read(data.dataset, data.root, template=template or None)
+    picked = datasets.half(datasets.union(full, data.shots, seeds), data.split)
+    origin = {
+        "split": data.split,
+        "shots": data.shots,
+        "seeds": list(seeds),
+        "dataset_digest": full.digest,
+        "few_shot_digests": {
+            str(seed): datasets.list_digest(
+                datasets.half(datasets.few_shot(full, data.shots, seed), data.split).train
+            )
+            for seed in seeds
+        },
+    }
+    if split == data.split:
+        return picked, origin
+    classes = datasets.half(full, split).classes
+    return datasets.relabel(picked, classes), origin | {"label_space": split}
