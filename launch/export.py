@@ -17,9 +17,6 @@ from core_jax import clip
 from core_jax.data import files
 from launch import config as config_lib
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a contrastive run", required=True)
-_OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-
 _CARD = """# The {name} of the embedded world's CLIP pair
 
 A CLIP of {parameters:,} parameters for the rendered {size} px pictures of `core_jax.world`, in HuggingFace's layout,
@@ -48,15 +45,15 @@ def main(argv: Sequence[str]) -> None:
     from core_jax.train import contrastive, contrastive_data
     from launch import runs
 
-    run = runs.restore(_WORKDIR.value)
+    run = runs.restore(flags.FLAGS.workdir)
     if run.config.task != "contrastive":
         raise config_lib.ConfigError(
-            f"--workdir={_WORKDIR.value} holds a run of task {run.config.task!r}; only contrastive runs are exported"
+            f"--workdir={flags.FLAGS.workdir} holds a run of task {run.config.task!r}; only contrastive runs are exported"
         )
     settings = contrastive.read_config(run.config)
     model = contrastive.model_config(settings)
     towers = jax.tree.map(np.asarray, run.params.trainable["clip"])
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(flags.FLAGS.out)
     tokenizer = {"tokenizer.json": clip.word_level(contrastive_data.vocabulary())}
     clip.save(out, model, towers, tokenizer_files=tokenizer, dtype="float16")
     written = clip.load(out)
@@ -71,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         words=len(contrastive_data.vocabulary()),
         steps=run.step,
         batch=settings.batch_size,
-        minutes=runs.training_seconds(_WORKDIR.value) / 60,
+        minutes=runs.training_seconds(flags.FLAGS.workdir) / 60,
         vision=settings.vision,
         text=settings.text,
         held_out=len(world.HELD_OUT),
@@ -90,4 +87,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of a contrastive run", required=True)
+    flags.DEFINE_string("out", None, "folder to write", required=True)
     config_lib.run(main)

@@ -18,44 +18,34 @@ from absl import flags
 from launch import config, start
 from launch.pictures import find_pictures, read_classes
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "folder, hub id, world:student or world:teacher", required=True
-)
-_IMAGES = flags.DEFINE_list(
-    "images", None, "files, folders or globs, separated by commas", required=True
-)
-_CLASSES = flags.DEFINE_string(
-    "classes", None, "names separated by commas, or a text file", required=True
-)
-_TEMPLATE = flags.DEFINE_multi_string(
-    "template", ["a photo of a {}."], "sentence around a class name; several are averaged"
-)
-_TOP = flags.DEFINE_integer("top", 5, "classes shown for each picture", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 32, "pictures per forward pass", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "folder for ranking.json and ranking.png")
 _MOST_IN_GRID = 60
 
 
 def main(argv: Sequence[str]) -> None:
     """Rank, print, write."""
     del argv
-    classes = read_classes(_CLASSES.value)
-    paths = find_pictures(_IMAGES.value)
+    classes = read_classes(flags.FLAGS.classes)
+    paths = find_pictures(flags.FLAGS.images)
     start.start()
     from core_jax.train import report
     from launch import figures
 
     rows = rank_files(
-        _MODEL.value, paths, classes, _TEMPLATE.value, top=_TOP.value, batch=_BATCH.value
+        flags.FLAGS.model,
+        paths,
+        classes,
+        flags.FLAGS.template,
+        top=flags.FLAGS.top,
+        batch=flags.FLAGS.batch_size,
     )
     print(report.terminal(table(rows)), end="")
-    if _OUT.value is None:
+    if flags.FLAGS.out is None:
         return
     from core_jax.data import files, images
 
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(flags.FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    content = {"model": _MODEL.value, "templates": _TEMPLATE.value, "classes": classes}
+    content = {"model": flags.FLAGS.model, "templates": flags.FLAGS.template, "classes": classes}
     files.atomic_write(
         out / "ranking.json", json.dumps(content | {"pictures": rows}, indent=2, ensure_ascii=False)
     )
@@ -169,4 +159,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string(
+        "model", None, "folder, hub id, world:student or world:teacher", required=True
+    )
+    flags.DEFINE_list("images", None, "files, folders or globs, separated by commas", required=True)
+    flags.DEFINE_string("classes", None, "names separated by commas, or a text file", required=True)
+    flags.DEFINE_multi_string(
+        "template", ["a photo of a {}."], "sentence around a class name; several are averaged"
+    )
+    flags.DEFINE_integer("top", 5, "classes shown for each picture", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "pictures per forward pass", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder for ranking.json and ranking.png")
     config.run(main)
