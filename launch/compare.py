@@ -191,20 +191,21 @@ def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
     }
     for folder, config in missing.items():
         print(f"lookup -> {folder}", flush=True)
-        build.build_from_config(config)
+        build.build_from_config(config.to_dict())
 
 
 def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, title: str) -> None:
     """Train and evaluate one run, unless that is done; go on with it if it was interrupted."""
     from core_jax.train import report
 
-    if runs.is_trained(folder) and (folder / runs.RESULTS).is_file():
-        runs.require_same(config, folder)
-        print(f"{title}: done before", flush=True)
-        return
-    print(f"{title}: training", flush=True)
     task = None
-    if not runs.is_trained(folder):
+    if runs.is_trained(folder):
+        runs.require_same(config, folder)
+        if (folder / runs.RESULTS).is_file():
+            print(f"{title}: done before", flush=True)
+            return
+    else:
+        print(f"{title}: training", flush=True)
         task = runs.train(config, folder, resume=(folder / "config.json").is_file())
     lines = runs.evaluate(folder, task=task, extra={"variant": variant} if variant else {})
     scores = ", ".join(f"{line['split']} {line['accuracy']:.2f} %" for line in lines)

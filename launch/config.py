@@ -9,7 +9,6 @@ Entry points end in `config.run(main)`.
 
 import copy
 import difflib
-import functools
 import json
 import pathlib
 import sys
@@ -66,7 +65,7 @@ def parse_values(base: ml_collections.ConfigDict, texts: Mapping[str, str]) -> d
       ConfigError: keys that do not exist or values of another type, all in one message.
     """
     parsed = _with_texts(base, [f"{key}={value}" for key, value in texts.items()])
-    return {key: functools.reduce(lambda c, k: c[k], key.split("."), parsed) for key in texts}
+    return {key: _value(parsed, key) for key in texts}
 
 
 def override(
@@ -107,14 +106,20 @@ def config_type(config: ml_collections.ConfigDict, key: str) -> type:
     Raises:
       KeyError: there is no such key.
     """
-    *groups, name = key.split(".")
-    for group in groups:
-        if not isinstance(config, ml_collections.ConfigDict) or group not in config:
-            raise KeyError(key)
-        config = config[group]
-    if not isinstance(config, ml_collections.ConfigDict) or name not in config:
+    group, _, name = key.rpartition(".")
+    holder = _value(config, group) if group else config
+    if not isinstance(holder, ml_collections.ConfigDict) or name not in holder:
         raise KeyError(key)
-    return config.get_type(name)
+    return holder.get_type(name)
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        if not isinstance(found, ml_collections.ConfigDict) or part not in found:
+            raise KeyError(key)
+        found = found[part]
+    return found
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -298,10 +303,8 @@ def _expected(base: ml_collections.ConfigDict, key: str) -> str:
     kind = config_type(base, key)
     if issubclass(kind, ml_collections.ConfigDict):
         return f"one of its values: {', '.join(f'config.{name}' for name in keys(base) if name.startswith(key + '.'))}"
-    value = base
-    for part in key.split("."):
-        value = value[part]
-    return f"{_MEANING.get(kind, f'a {kind.__name__}')} such as {value!r}"
+    value, meaning = _value(base, key), _MEANING.get(kind, f"a {kind.__name__}")
+    return meaning if value is None else f"{meaning} such as {value!r}"
 
 
 def _tuples(value: Any) -> Any:

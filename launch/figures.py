@@ -155,13 +155,12 @@ def regions(examples: Sequence[Mapping[str, Any]], most: int = 9) -> Any:
     Returns:
       The figure.
     """
-    import matplotlib as mpl
-    import matplotlib.patheffects
+    from matplotlib import cm, colors, patches, patheffects
     from matplotlib.figure import Figure
 
     columns = min(4, len(examples))
     height = -(-len(examples) // columns)
-    tones = mpl.colormaps[WEIGHTS]
+    scale = cm.ScalarMappable(colors.Normalize(0.0, 1.0), WEIGHTS)
     with report.figure_style():
         figure = Figure(figsize=(2.7 * columns + 1.1, 2.95 * height + 0.6))
         axes = figure.subplots(height, columns, squeeze=False)
@@ -175,16 +174,16 @@ def regions(examples: Sequence[Mapping[str, Any]], most: int = 9) -> Any:
             for region in chosen:
                 top, left, tall, wide = (float(v) for v in example["box"][region])
                 axis.add_patch(
-                    mpl.patches.Rectangle(
+                    patches.Rectangle(
                         (left - 0.5, top - 0.5),
                         wide,
                         tall,
                         fill=False,
                         linewidth=1.6,
-                        edgecolor=tones(float(example["w"][region])),
+                        edgecolor=scale.cmap(float(example["w"][region])),
                         # A light edge keeps dark tones apart from dark pictures.
                         path_effects=[
-                            mpl.patheffects.withStroke(linewidth=2.8, foreground="#FFFFFFB0")
+                            patheffects.withStroke(linewidth=2.8, foreground="#FFFFFFB0")
                         ],
                         clip_on=False,
                     )
@@ -195,7 +194,6 @@ def regions(examples: Sequence[Mapping[str, Any]], most: int = 9) -> Any:
             axis.axis("off")
         for axis in axes.flat[len(examples) :]:
             axis.set_visible(False)
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.0, 1.0), WEIGHTS)
         figure.colorbar(
             scale,
             ax=axes,
@@ -221,13 +219,14 @@ def similarity_scatter(
     Returns:
       The figure; points above the diagonal are nearer to the positive prompt.
     """
+    from matplotlib import cm, colors
     from matplotlib.figure import Figure
 
     with report.figure_style():
         figure = Figure(figsize=(6.4, 5.4))
         axis = figure.subplots()
         order = np.argsort(w, kind="stable")
-        points = axis.scatter(
+        axis.scatter(
             negative[order],
             positive[order],
             c=w[order],
@@ -259,9 +258,8 @@ def similarity_scatter(
             textcoords="offset points",
             fontsize=9,
         )
-        figure.colorbar(
-            points, ax=axis, label="informativeness w", shrink=0.9, pad=0.02
-        ).solids.set(alpha=1)
+        scale = cm.ScalarMappable(colors.Normalize(0.0, 1.0), WEIGHTS)
+        figure.colorbar(scale, ax=axis, label="informativeness w", shrink=0.9, pad=0.02)
     return figure
 
 
@@ -282,7 +280,7 @@ def time_bars(runs: Mapping[str, Mapping[str, float]], title: str) -> Any:
     with report.figure_style():
         figure = Figure(figsize=(8.4, 0.52 * len(runs) + 1.9))
         axis = figure.subplots()
-        place = np.arange(len(runs))
+        place = np.arange(len(runs), dtype=float)
         left = np.zeros(len(runs))
         for position, part in enumerate(parts):
             width = np.array([run.get(part, 0.0) for run in runs.values()])

@@ -74,7 +74,7 @@ def predict(
             f"--workdir={workdir}: a run of task {settings.get('task')}; expected fdbpl"
         )
     trainable, pins = runs.learned(workdir)
-    predictor = fdbpl_jax.predictor(settings, trainable, classes=names)
+    predictor = fdbpl_jax.predictor(settings.to_dict(), trainable, classes=names)
     if pins and pins["student"] != predictor.student.digest:
         raise config.ConfigError(
             f"the student {settings.student} has other weights now ({predictor.student.digest[:12]}) than when "

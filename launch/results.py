@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -135,8 +136,8 @@ def averages(summaries: Sequence[Summary]) -> list[Summary]:
     for (name, setting, shown, student, shots), items in groups.items():
         if len(items) < 2:
             continue
-        base = sum(item.base.mean for item in items) / len(items)
-        new = sum(item.new.mean for item in items) / len(items)
+        base = statistics.fmean(item.base.mean for item in items if item.base)
+        new = statistics.fmean(item.new.mean for item in items if item.new)
         result.append(
             Summary(
                 label=name,
@@ -261,7 +262,7 @@ def _model(name: str | None) -> str:
 
 
 def _base_to_new(items: Sequence[Summary]) -> Table:
-    items = sorted(items, key=lambda item: -item.hm.mean)
+    items = sorted(items, key=lambda item: -item.hm.mean if item.hm else 0.0)
     first = items[0]
     over = max(len(item.seeds) for item in items)
     note = "HM: harmonic mean of base and new. " + (
@@ -288,7 +289,7 @@ def _base_to_new(items: Sequence[Summary]) -> Table:
 
 
 def _whole(items: Sequence[Summary]) -> Table:
-    items = sorted(items, key=lambda item: -item.all.mean)
+    items = sorted(items, key=lambda item: -item.all.mean if item.all else 0.0)
     first = items[0]
     return Table(
         title=_heading("All classes", first),

@@ -41,7 +41,8 @@ def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> 
     """
     from core_jax import train
 
-    given = dict(config.get("fit", {}))
+    values = config.to_dict()
+    given: dict[str, Any] = dict(values.get("fit", {}))
     known = {field.name for field in dataclasses.fields(train.FitOptions)} - {"seed", "progress"}
     unknown = sorted(set(given) - known)
     if unknown:
@@ -49,10 +50,10 @@ def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> 
         raise config_lib.ConfigError(
             f"{listed}: there is no such key; config.fit has {', '.join(sorted(known))}"
         )
-    if "workers" in config.get("data", {}):
-        given.setdefault("workers", config.data.workers)
+    if "workers" in values.get("data", {}):
+        given.setdefault("workers", values["data"]["workers"])
     try:
-        return train.FitOptions(seed=config.get("seed", 0), progress=progress, **given)
+        return train.FitOptions(seed=values.get("seed", 0), progress=progress, **given)
     except ValueError as error:
         raise config_lib.ConfigError(f"config.fit: {error}") from error
 
@@ -174,7 +175,7 @@ def restore(workdir: str | Path, task: Any = None) -> Restored:
         params, step = train_lib.restore(task, workdir=workdir, mesh_shape=mesh_shape)
     else:
         # Nothing to train, so no checkpoint: what the task starts with is what there is.
-        mesh, seed = sharding.make_mesh(mesh_shape), config.get("seed", 0)
+        mesh, seed = sharding.make_mesh(mesh_shape), fit_options(config).seed
         state, frozen, _ = step_lib.init(task, mesh, seed=seed)
         params = train_lib.Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
         step = 0

@@ -7,6 +7,7 @@ own cache folder.
 import logging
 import os
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -52,7 +53,7 @@ def _ours(record: logging.LogRecord) -> bool:
 
 def distributed_arguments(
     coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> dict[str, str | int] | None:
+) -> dict[str, Any] | None:
     """Arguments of `jax.distributed.initialize`, or None for a process that is alone.
 
     Raises:

@@ -54,5 +54,6 @@ def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> l
         return [{"task": config.task, "metrics": {k: float(v) for k, v in metrics.items()}}]
     from fdbpl_jax import evaluate, towers
 
-    dtype = towers.compute_dtype(config.get("dtype", "auto"))
-    return [{**line, "dtype": dtype} for line in evaluate.result_lines(config, metrics, task.pins)]
+    values = config.to_dict()
+    dtype = towers.compute_dtype(values.get("dtype", "auto"))
+    return [{**line, "dtype": dtype} for line in evaluate.result_lines(values, metrics, task.pins)]

@@ -24,21 +24,21 @@ _EVAL_ONLY = flags.DEFINE_bool("eval_only", False, "evaluate the newest checkpoi
 def main(argv: Sequence[str]) -> None:
     """Train, then evaluate."""
     del argv
-    if _CONFIG.value is None and not _EVAL_ONLY.value:
+    given, task = _CONFIG.value, None
+    if given is None and not _EVAL_ONLY.value:
         raise config.ConfigError("--config is missing: name a file such as configs/fdbpl_world.py")
     start.start()
     from core_jax import train
     from launch import evaluate
 
-    task = None
-    if not _EVAL_ONLY.value:
+    if given is not None and _EVAL_ONLY.value:
+        runs.require_same(given, _WORKDIR.value)
+    elif given is not None:
         try:
-            task = runs.train(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
+            task = runs.train(given, _WORKDIR.value, resume=_RESUME.value)
         except train.Preempted as error:
             print(error, file=sys.stderr)
             raise
-    elif _CONFIG.value is not None:
-        runs.require_same(_CONFIG.value, _WORKDIR.value)
     evaluate.show(runs.evaluate(_WORKDIR.value, task=task))
 
 

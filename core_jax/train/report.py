@@ -148,6 +148,7 @@ def seconds(value: float) -> str:
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
     """Matplotlib settings of every figure: no display, no chart junk, legible at half size."""
+    import cycler
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -156,7 +157,7 @@ def figure_style() -> Iterator[None]:
             "axes.edgecolor": "#C7CBD1",
             "axes.grid": True,
             "axes.labelcolor": INK,
-            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "axes.prop_cycle": cycler.cycler(color=PALETTE),
             "axes.spines.right": False,
             "axes.spines.top": False,
             "axes.titlelocation": "left",
