@@ -168,10 +168,7 @@ class Checkpoints:
         """
         args = self._ocp.args
         item = args.Composite(meta=args.JsonRestore())
-        meta = self._manager.restore(self._find(step), args=item)["meta"]
-        # The first checkpoints ever written did not name their seed; it was 0.
-        meta["facts"].setdefault("seed", 0)
-        return meta
+        return self._manager.restore(self._find(step), args=item)["meta"]
 
     def close(self) -> None:
         """Release Orbax' threads."""
