@@ -6,6 +6,7 @@ Activations follow the dtype of `pixels` and of the token embeddings; norms and 
 """
 
 import functools
+from typing import Literal, overload
 
 import flax.linen as nn
 import jax
@@ -37,7 +38,7 @@ class Attention(nn.Module):
         """
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)  # noqa: E731
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)
         query = split(dense(name="query")(x)) * (width // self.heads) ** -0.5
         key, value = split(dense(name="key")(x)), split(dense(name="value")(x))
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key).astype(jnp.float32)
@@ -71,6 +72,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, past=None):
+        """As `Attention`: x is (..., L, width), `past` the keys and values that a shared prefix left here."""
         attention = Attention(self.heads, self.causal, self.dtype, name="attention")
         mixed, cache = attention(_norm("norm1", self.eps, self.dtype)(x), past)
         x = x + mixed
@@ -90,6 +92,7 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(self, pixels, keep=None):
+        """Returns (features, the tokens that leave every block); `keep` (B, K) drops all other patches first."""
         c = self.config
         patch = (c.patch_size, c.patch_size)
         x = nn.Conv(c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch")(
@@ -161,6 +164,28 @@ def init(config: ClipConfig, *, key: Array) -> dict:
         "text": _text(config, jnp.float32).init(text_key, embedded, jnp.zeros(1, int))["params"],
         "logit_scale": jnp.asarray(2.6592, jnp.float32),
     }
+
+
+@overload
+def encode_image(
+    params: dict,
+    config: ClipConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    taps: Literal[False] = False,
+    keep: Int[Array, "B K"] | None = None,
+) -> Float[Array, "B D"]: ...
+
+
+@overload
+def encode_image(
+    params: dict,
+    config: ClipConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    taps: Literal[True],
+    keep: Int[Array, "B K"] | None = None,
+) -> tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]: ...
 
 
 def encode_image(
@@ -245,6 +270,8 @@ def encode_with_prefix(
     gradient.
 
     Args:
+      params: as `init` or `load` give them.
+      config: the model.
       prefix: embeddings at positions 0 to P - 1, one row per prompt set.
       suffix: embeddings at positions P to P + L - 1, one row per class, padded at the end.
       end: position of the end token within the suffix.
@@ -269,7 +296,7 @@ def normalise(
 
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """x / ||x|| along the last axis."""
+    """The vectors of the last axis, each divided by its length ||x||."""
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
