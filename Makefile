@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Without warnings: setuptools prints a page about editable installs in general.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
@@ -24,15 +26,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) install --quiet --editable .
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(PIP) install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	$(PIP) install --quiet --editable '.[lint]'
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed

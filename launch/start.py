@@ -34,6 +34,8 @@ def start() -> None:
     arguments = distributed_arguments(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
     logging.getLogger("absl").addFilter(_ours)
+    # On a machine without a TPU, JAX says so each time.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
     import jax
 
