@@ -20,6 +20,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from launch import messages
+
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something impossible."""
 
@@ -182,6 +184,7 @@ def _guarded(
         _stop(name, [f"expected one of the words {', '.join(words)}; got {given}"])
     if not words and len(argv) > 1:
         _stop(name, [f"{text}: not a flag; flags start with --" for text in argv[1:]])
+    messages.quiet()
     try:
         return main(argv)
     except Exception as error:

@@ -217,13 +217,13 @@ def similarity_scatter(
       title: of the figure.
 
     Returns:
-      The figure; points above the diagonal are nearer to the positive prompt.
+      The figure; points above the line (equal similarity) are nearer to the positive prompt.
     """
     from matplotlib import cm, colors
     from matplotlib.figure import Figure
 
     with report.figure_style():
-        figure = Figure(figsize=(6.4, 5.4))
+        figure = Figure(figsize=(6.6, 4.8))
         axis = figure.subplots()
         order = np.argsort(w, kind="stable")
         axis.scatter(
@@ -237,21 +237,17 @@ def similarity_scatter(
             alpha=0.8,
             linewidths=0,
         )
-        low = float(min(negative.min(), positive.min()))
-        high = float(max(negative.max(), positive.max()))
-        room = 0.04 * (high - low or 1.0)
-        axis.plot(
-            [low - room, high + room], [low - room, high + room], color=GREY, linewidth=1, zorder=0
-        )
-        axis.set_xlim(low - room, high + room)
-        axis.set_ylim(low - room, high + room)
-        axis.set_aspect("equal")
+        for values, limit in ((negative, axis.set_xlim), (positive, axis.set_ylim)):
+            low, high = float(values.min()), float(values.max())
+            room = 0.04 * (high - low) or 0.01
+            limit(low - room, high + room)
+        axis.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=1, zorder=0)
         axis.set_xlabel("cosine with the negative prompt")
         axis.set_ylabel("cosine with the positive prompt")
         above = 100.0 * float(np.mean(positive > negative))
         axis.set_title(title, pad=20)
         axis.annotate(
-            f"{len(positive)} regions, {above:.0f} % of them nearer to the positive prompt",
+            f"{len(positive)} regions, {above:.1f} % of them nearer to the positive prompt (above the line)",
             (0.0, 1.0),
             (0, 6),
             xycoords="axes fraction",

@@ -6,13 +6,14 @@ Prints the tables and writes DIR (default: report/ in the first work directory):
 results.csv, details.md and details.csv, and the pictures as PNG. A folder may hold runs at any depth.
 """
 
+import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from launch import config, gather, results
+from launch import config, gather, results, runs, start
 
 Path = pathlib.Path
 _TIMES = {
@@ -24,12 +25,13 @@ _TIMES = {
     "saving": "saving",
     "evaluation": "evaluation",
 }
-_MOST_PANELS = 9
+_MOST_PANELS = 12
 
 
 def main(argv: Sequence[str]) -> None:
     """Print tables, write the report."""
     del argv
+    start.start()
     folders = [Path(name) for name in flags.FLAGS.workdir]
     out = Path(flags.FLAGS.out or folders[0] / "report")
     print_tables(folders)
@@ -71,7 +73,7 @@ def write(
 
     out = Path(out)
     summaries = results.summarise(_rows(folders, labels))
-    runs = gather.find(folders, labels)
+    found = gather.find(folders, labels)
     tables = results.tables(summaries)
     details = results.details(summaries)
     parts = ["# Report", *(report.markdown(table) for table in tables)]
@@ -82,7 +84,7 @@ def write(
             [t for t in tables if t.columns == kind],
         )
     report.write_tables(out, "details", [details])
-    for heading, name, figure, caption in pictures(summaries, runs):
+    for heading, name, figure, caption in pictures(summaries, found):
         report.save_figure(figure, out / name)
         parts.append(f"## {heading}\n\n![{heading}]({name})\n\n{caption}\n")
     parts.append(report.markdown(details))
@@ -91,23 +93,20 @@ def write(
 
 
 def pictures(
-    summaries: Sequence[results.Summary], runs: Sequence[gather.Run]
+    summaries: Sequence[results.Summary], drawn: Sequence[gather.Run]
 ) -> list[tuple[str, str, Any, str]]:
     """All figures that the runs have data for: (heading, file name, figure, caption)."""
     from launch import figures
 
     found = []
-    groups: dict[tuple, list[results.Summary]] = {}
-    for item in summaries:
-        if item.hm is not None:
-            groups.setdefault((item.dataset, item.setting, item.student), []).append(item)
-    for number, ((dataset, setting, student), items) in enumerate(groups.items()):
+    both = [item for item in summaries if item.hm is not None]
+    for number, items in enumerate(results.grouped(both)):
         rows = [{"label": i.label, "base": i.base, "new": i.new, "hm": i.hm} for i in items]
-        title = f"Base to new classes, {dataset} ({setting}, student {student})"
+        title = results.heading("Base to new classes", items[0])
         caption = f"Seeds: {', '.join(map(str, items[0].seeds))}. Bars: means; whiskers: standard deviation."
         name = "base_new.png" if number == 0 else f"base_new_{number + 1}.png"
         found.append((title, name, figures.base_new_bars(rows, title), caption))
-    first = gather.first_of_each_label(runs)
+    first = gather.first_of_each_label(drawn)
     seconds = {label: _seconds(run) for label, run in first.items() if run.timing}
     if seconds:
         caption = "Wall-clock seconds of one run (the lowest seed)."
@@ -121,18 +120,29 @@ def pictures(
             "Means between log lines (pale) and their running mean, lowest seed of each method."
         )
         found.append(("Training", "training.png", figures.loss_curves(curves, names), caption))
-    examples = gather.region_examples(first.values())
+    examples = _if_still_there(lambda: gather.region_examples(first.values()), "regions")
     if examples:
         caption = "Nine of the stored regions of some training pictures. Bright: the teacher is sure; dark: it is not."
         found.append(("Regions", "regions.png", figures.regions(examples), caption))
     for label, run in first.items():
-        points = gather.similarities(run)
+        points = _if_still_there(functools.partial(gather.similarities, run), f"{label}'s prompts")
         if points is not None:
             title = f"Positive against negative prompts, {label}"
             caption = "Each point is a stored region, with the prompts of the class the teacher sees in it."
             figure = figures.similarity_scatter(*points, title)
             found.append((title, f"similarity_{gather.slug(label)}.png", figure, caption))
     return found
+
+
+def _if_still_there(read: Callable[[], Any], what: str) -> Any:
+    """What `read` gives, or None where pictures, lookup or models have moved or changed since the run."""
+    from core_jax.train import CheckpointError
+
+    try:
+        return read()
+    except (CheckpointError, OSError, ValueError) as error:
+        print(f"the report leaves out the picture of {what}: {error}")
+        return None
 
 
 def _rows(folders: Sequence[str | Path], labels: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -149,12 +159,10 @@ def _seconds(run: gather.Run) -> dict[str, float]:
 
 
 def _panels(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    """The loss, the gradient norm, then every other metric in order of appearance."""
-    names = dict.fromkeys(["loss", "grad_norm"])
-    for columns in curves.values():
-        names |= dict.fromkeys(columns)
-    left_out = {"step", "seconds", "steps_per_second"}
-    return [name for name in names if name not in left_out][:_MOST_PANELS]
+    """The loss and its terms, then every other metric."""
+    names = {name for columns in curves.values() for name in columns}
+    names -= {"step", "seconds", "steps_per_second"}
+    return sorted(names, key=lambda name: (not name.startswith("loss"), name))[:_MOST_PANELS]
 
 
 if __name__ == "__main__":
@@ -162,4 +170,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "out", None, "folder of the report; default: report/ in the first --workdir"
     )
-    config.run(main)
+    config.run(main, runs.failures)

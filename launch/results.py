@@ -166,12 +166,12 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
     """Base-to-new tables, one per data set and setting, then their averages, then results on whole class lists."""
     result = []
     both = [item for item in summaries if item.hm is not None]
-    for items in _by(both):
+    for items in grouped(both):
         result.append(_base_to_new(items))
-    for items in _by(averages(summaries)):
+    for items in grouped(averages(summaries)):
         result.append(_base_to_new(items))
     whole = [item for item in summaries if item.all is not None]
-    for items in _by(whole):
+    for items in grouped(whole):
         result.append(_whole(items))
     return result
 
@@ -269,7 +269,7 @@ def _base_to_new(items: Sequence[Summary]) -> Table:
         "Mean ± standard deviation over seeds." if over > 1 else "One seed."
     )
     return Table(
-        title=_heading("Base to new classes", first),
+        title=heading("Base to new classes", first),
         columns=("method", "seeds", "base %", "new %", "HM %", "train s", "lookup build s"),
         rows=tuple(
             (
@@ -292,7 +292,7 @@ def _whole(items: Sequence[Summary]) -> Table:
     items = sorted(items, key=lambda item: -item.all.mean if item.all else 0.0)
     first = items[0]
     return Table(
-        title=_heading("All classes", first),
+        title=heading("All classes", first),
         columns=("method", "seeds", "accuracy %", "train s", "lookup build s"),
         rows=tuple(
             (item.label, len(item.seeds), item.all, item.seconds_train, item.seconds_build)
@@ -302,7 +302,7 @@ def _whole(items: Sequence[Summary]) -> Table:
     )
 
 
-def _by(items: Iterable[Summary]) -> list[list[Summary]]:
+def grouped(items: Iterable[Summary]) -> list[list[Summary]]:
     """What may stand in one table, that is, be ranked together."""
     groups: dict[tuple, list[Summary]] = {}
     for item in items:
@@ -311,7 +311,8 @@ def _by(items: Iterable[Summary]) -> list[list[Summary]]:
     return list(groups.values())
 
 
-def _heading(kind: str, item: Summary) -> str:
+def heading(kind: str, item: Summary) -> str:
+    """The title of what shows `item` and others that may stand beside it (`grouped`)."""
     shots = (
         "" if item.shots is None else f", {item.shots} shots" if item.shots else ", all pictures"
     )

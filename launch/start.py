@@ -4,7 +4,6 @@ Both must happen before JAX touches a device. Without flags a process is alone a
 own cache folder.
 """
 
-import logging
 import os
 import pathlib
 from typing import Any
@@ -33,10 +32,6 @@ def start() -> None:
     """
     arguments = distributed_arguments(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
-    logging.getLogger("absl").addFilter(_ours)
-    # On a machine without a TPU, JAX says so each time.
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-
     import jax
 
     if arguments is not None:
@@ -46,11 +41,6 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Programs that compile faster than this are not worth a file.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _ours(record: logging.LogRecord) -> bool:
-    """Orbax announces its own defaults as warnings, several lines a checkpoint; its errors pass."""
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
 
 
 def distributed_arguments(

@@ -116,7 +116,10 @@ def test_scatter_counts_the_points_above_the_diagonal():
     order = [2, 1, 0, 3]
     np.testing.assert_allclose(points.get_offsets(), np.stack([negative, positive], 1)[order])
     np.testing.assert_allclose(points.get_array(), [0.1, 0.8, 0.9, 1.0])
-    assert any("4 regions, 75 %" in text.get_text() for text in figure.axes[0].texts)
+    (low, high), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    assert low < negative.min() <= negative.max() < high
+    assert bottom < positive.min() <= positive.max() < top
+    assert any("4 regions, 75.0 %" in text.get_text() for text in figure.axes[0].texts)
     assert not overlaps(figure)
 
 
