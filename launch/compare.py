@@ -78,8 +78,22 @@ def main(argv: list[str]) -> None:
     variants = own_variants(values.config, values.variant)
     chosen = arms(values.methods, {**VARIANTS, **variants})
     start.start()
-    seeds = [int(seed) for seed in values.seeds]
-    compare(values.config, values.workdir, chosen, seeds=seeds, lookup=values.lookup)
+    compare(
+        values.config, values.workdir, chosen, seeds=read_seeds(values.seeds), lookup=values.lookup
+    )
+
+
+def read_seeds(texts: Sequence[str]) -> list[int]:
+    """The numbers of `--seeds`.
+
+    Raises:
+      ConfigError: one is no number, or stands there twice.
+    """
+    if not all(text.isdecimal() for text in texts) or len(set(texts)) != len(texts) or not texts:
+        raise config_lib.ConfigError(
+            f"--seeds={','.join(texts)}: expected different whole numbers, such as 1,2,3"
+        )
+    return [int(text) for text in texts]
 
 
 def arms(names: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> list[Arm]:

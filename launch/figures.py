@@ -332,7 +332,7 @@ def picture_grid(pictures: Sequence[Mapping[str, Any]]) -> Any:
             shown, bars = axes.flat[2 * position], axes.flat[2 * position + 1]
             shown.imshow(picture["image"])
             shown.axis("off")
-            shown.set_title(_short(picture["title"], 24), fontsize=9, fontweight="normal")
+            shown.set_title(_short(picture["title"], 28), fontsize=9, fontweight="normal")
             place = np.arange(len(picture["names"]))
             chance = np.asarray(picture["probabilities"], float)
             bars.barh(place, 1.0, 0.16, color="#EDF0F3")

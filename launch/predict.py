@@ -94,8 +94,14 @@ def predict(
         for row in rows
     )
     table = report.Table(title="Most probable classes", columns=columns, rows=cells, digits=1)
+    titles = [row["title"] for row in rows]
     shown = [
-        {**row, "image": images.decode(path), "title": row["title"]}
+        {
+            **row,
+            "image": images.decode(path),
+            # Data sets number the pictures of each class alike: then the folder says which it is.
+            "title": "/".join(path.parts[-2:]) if titles.count(row["title"]) > 1 else row["title"],
+        }
         for path, row in zip(paths[:_MOST_PICTURES], rows)
     ]
     out = Path(out)

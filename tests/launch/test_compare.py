@@ -132,6 +132,13 @@ def test_unknown_names_are_all_reported():
     assert lines[1].startswith("--methods=fdbpl+nothing: no such variant")
 
 
+@pytest.mark.parametrize("texts", [["1", "two"], ["1", "1"], []])
+def test_seeds_are_different_numbers(texts):
+    assert compare.read_seeds(["3", "1"]) == [3, 1]
+    with pytest.raises(config.ConfigError, match="expected different whole numbers"):
+        compare.read_seeds(texts)
+
+
 def test_the_ablation_has_each_term_off_once(base):
     arms = compare.arms(["ablation"], compare.VARIANTS)
     assert [arm.label for arm in arms] == list(compare.ABLATION)
