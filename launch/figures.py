@@ -29,6 +29,11 @@ def colour(label: str, position: int) -> str:
     return COLOURS.get(label, PALETTE[position % len(PALETTE)])
 
 
+def dashes(label: str, position: int) -> str:
+    """Methods are solid lines; variants, whose colours may repeat, are broken ones that take turns."""
+    return "-" if label in COLOURS else ("--", ":", "-.")[position % 3]
+
+
 def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequence[str]) -> Any:
     """Metrics against the step, one panel a metric, one line a run.
 
@@ -57,9 +62,8 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequen
                 step, value = step[np.isfinite(value)], value[np.isfinite(value)]
                 tone = colour(label, position)
                 axis.plot(step, value, color=tone, alpha=0.22, linewidth=1)
-                (handles[label],) = axis.plot(
-                    step, smooth(value), color=tone, linewidth=1.8, label=label
-                )
+                style = {"color": tone, "linestyle": dashes(label, position), "linewidth": 1.8}
+                (handles[label],) = axis.plot(step, smooth(value), label=label, **style)
             axis.set_title(name)
             axis.set_xlabel("step")
             axis.margins(x=0.02)
