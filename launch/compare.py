@@ -187,21 +187,21 @@ def compare(
 
 def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
     """Write the embedded world's pictures and build the lookups that configurations need and that are not there."""
-    for root in dict.fromkeys(c.data.root for c in configs if c.data.dataset == "world_objects"):
-        from core_jax import world
-        from core_jax.world import datasets
-
-        if not (Path(root) / datasets.OBJECTS / datasets.OBJECTS_SPLIT).is_file():
-            print(f"pictures of the embedded world -> {root}", flush=True)
-            world.write_objects(root)
+    from core_jax import world
+    from core_jax.world import datasets
     from fdbpl_jax import build
     from fdbpl_jax import config as fdbpl_config
 
+    settings = [fdbpl_config.read(config) for config in configs]
+    data = [one.data for one in settings]
+    for root in dict.fromkeys(one.root for one in data if one.dataset == "world_objects"):
+        if not (Path(root) / datasets.OBJECTS / datasets.OBJECTS_SPLIT).is_file():
+            print(f"pictures of the embedded world -> {root}", flush=True)
+            world.write_objects(root)
     missing = {
-        config.lookup.dir: config
-        for config in configs
-        if fdbpl_config.read(config).needs_lookup
-        and not (Path(config.lookup.dir) / "manifest.json").is_file()
+        one.lookup.dir: config
+        for one, config in zip(settings, configs)
+        if one.needs_lookup and not (Path(one.lookup.dir) / "manifest.json").is_file()
     }
     for folder, config in missing.items():
         print(f"lookup -> {folder}", flush=True)
@@ -240,7 +240,7 @@ def _config(
         "data.seed": seed,
         "lookup.seeds": tuple(seeds),
         "lookup.dir": str(lookup),
-        "data.cache": base.data.cache or str(workdir / "features"),
+        "data.cache": base.to_dict()["data"]["cache"] or str(workdir / "features"),
         **arm.changes,
     }
     return config_lib.override(base, changes)

@@ -97,14 +97,17 @@ def region_examples(runs_found: Iterable[Run], count: int = _PICTURES) -> list[d
       As `figures.regions` takes them; empty if no run has a lookup that is still there.
     """
     from core_jax.data import images
+    from fdbpl_jax import config as fdbpl_config
     from fdbpl_jax import datasets, lookup
 
     for run in runs_found:
-        folder = run.config.to_dict().get("lookup", {}).get("dir", "")
+        if run.config.get("task") != "fdbpl":
+            continue
+        settings = fdbpl_config.read(run.config.to_dict())
+        folder, data = settings.lookup.dir, settings.data
         if not folder or not (Path(folder) / "manifest.json").is_file():
             continue
         opened = lookup.open(folder)
-        data = run.config.data
         root = datasets.read(data.dataset, data.root, template=data.template or None).root
         # Pictures of classes outside the lookup's label space have no title.
         named = np.flatnonzero([image.label >= 0 for image in opened.images])

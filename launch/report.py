@@ -129,7 +129,8 @@ def pictures(
         if points is not None:
             title = f"Positive against negative prompts, {label}"
             caption = "Each point is a stored region, with the prompts of the class the teacher sees in it."
-            figure = figures.similarity_scatter(*points, title)
+            positive, negative, weight = points
+            figure = figures.similarity_scatter(positive, negative, weight, title)
             found.append((title, f"similarity_{gather.slug(label)}.png", figure, caption))
     return found
 
