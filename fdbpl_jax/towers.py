@@ -17,8 +17,6 @@ from jaxtyping import Array, Bool, Float, UInt8
 from core_jax import clip, world
 from fdbpl_jax import datasets
 
-_TEXT_CHUNK = 128
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher:
@@ -124,18 +122,9 @@ def student(model: clip.Clip, name: str, *, dtype: str = "auto") -> Student:
 
 
 def text_features(model: clip.Clip, sentences: Sequence[str]) -> Float[np.ndarray, "C D"]:
-    """Unit-norm float32 text features, in chunks of one static shape."""
-    ids = np.asarray(model.tokenizer(list(sentences)))
-    # Causality makes padding irrelevant, so the table is cut to its longest sentence.
-    longest = int(np.max(np.asarray(clip.end_positions(model.config, jnp.asarray(ids))))) + 1
-    ids = ids[:, :longest]
-    chunk = min(_TEXT_CHUNK, len(ids))
-    padded = np.concatenate([ids, np.repeat(ids[:1], -len(ids) % chunk, axis=0)])
-    parts = [
-        np.asarray(_text(model.params["text"], padded[i : i + chunk], config=model.config))
-        for i in range(0, len(padded), chunk)
-    ]
-    return np.concatenate(parts)[: len(ids)]
+    """Unit-norm float32 text features."""
+    features = clip.zeroshot.text_features(model, list(sentences))
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
 
 def _pins(model: clip.Clip, name: str, dtype: str) -> dict[str, Any]:
@@ -167,11 +156,6 @@ def _local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:
     return jax.NamedSharding(mesh, spec("data")), jax.NamedSharding(mesh, spec())
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _text(params: dict, ids: Array, *, config: clip.ClipConfig) -> Array:
-    return clip.unit(clip.encode_text({"text": params}, config, ids))
-
-
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _features(
     vision: dict,
@@ -184,7 +168,6 @@ def _features(
     seen = jnp.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)
     normalised = clip.normalise(seen, config, jnp.dtype(dtype))
     features = clip.encode_image({"vision": vision}, config, normalised)
-    assert not isinstance(features, tuple)
     return clip.unit(features.astype(jnp.float32))
 
 

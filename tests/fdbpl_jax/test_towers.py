@@ -75,15 +75,6 @@ def test_teacher_is_zero_shot_clip(pair):
     assert (student.width, student.image_size) == (24, 32)
 
 
-def test_text_features_are_chunked_without_a_trace(pair, monkeypatch):
-    model = clip.load(pair["teacher"])
-    sentences = [f"a {name}." for name in (*CLASSES, "red circle", "ring")]
-    whole = towers.text_features(model, sentences)
-    monkeypatch.setattr(towers, "_TEXT_CHUNK", 2)
-    np.testing.assert_allclose(towers.text_features(model, sentences), whole, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
-
-
 def split_over_two_devices(folder, out):
     jax.config.update("jax_num_cpu_devices", 2)
     logits = four_pictures(folder)
