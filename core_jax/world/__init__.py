@@ -3,6 +3,7 @@
 from core_jax.world.attributes import (
     CLASS_ATTRIBUTES,
     CLASSES,
+    CLASSES_BY_SHAPE,
     COLOURS,
     HELD_OUT,
     SHAPES,
@@ -26,6 +27,7 @@ from core_jax.world.styles import STYLE_NAMES, STYLES, TEST_STYLES, TRAIN_STYLES
 
 __all__ = [
     "CLASSES",
+    "CLASSES_BY_SHAPE",
     "CLASS_ATTRIBUTES",
     "COLOURS",
     "HELD_OUT",

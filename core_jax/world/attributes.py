@@ -1,9 +1,10 @@
 """What an object of the embedded world can be: shape x colour x texture, 256 classes, and which of them pre-training never sees.
 
-The order of `CLASSES` is the label order of `world/objects`. The field's base / new rule takes the first half of the
-sorted labels as base classes, so the order puts the compositions whose attribute numbers add up to an even number first
-and the odd ones second: each half then holds every shape and every colour 16 times, every texture 32 times and every
-(shape, colour) pair twice. Inside a half the order is a fixed shuffle.
+Two orders of the same classes. `CLASSES` puts the compositions whose attribute numbers add up to an even number first and
+the odd ones second, each half a fixed shuffle that holds every shape and colour 16 times; pre-training draws from it.
+`CLASSES_BY_SHAPE` is the label order of `world/objects`: its first half has the first four shapes, its second half the
+others. The field's base / new rule takes the first half of the labels as base classes, so a new class has a shape that
+none of the base classes has, as the new classes of real data sets are other things and not other mixtures.
 """
 
 import hashlib
@@ -79,6 +80,12 @@ CLASS_ATTRIBUTES: tuple[tuple[int, int, int], ...] = tuple(
     )
 )
 CLASSES: tuple[str, ...] = tuple(class_name(*triple) for triple in CLASS_ATTRIBUTES)
+CLASSES_BY_SHAPE: tuple[str, ...] = tuple(
+    name
+    for late in (False, True)
+    for name, (shape, _, _) in zip(CLASSES, CLASS_ATTRIBUTES, strict=True)
+    if (shape >= len(SHAPES) // 2) is late
+)
 _INDEX = {name: i for i, name in enumerate(CLASSES)}
 
 # About a tenth of the compositions never appear in pre-training; every shape, colour and texture, and every pair of

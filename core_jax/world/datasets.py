@@ -38,7 +38,7 @@ def write_objects(
     val_per_class: int = 4,
     test_per_class: int = 20,
     styles: StyleMix = OBJECT_STYLES,
-    classes: tuple[str, ...] = attrs.CLASSES,
+    classes: tuple[str, ...] = attrs.CLASSES_BY_SHAPE,
     progress: bool = True,
 ) -> pathlib.Path:
     """Writes `world/objects`: one object a picture, in CoOp's layout.
@@ -55,7 +55,7 @@ def write_objects(
       val_per_class: the same for validation.
       test_per_class: the same for testing.
       styles: a style name, or (name, share) pairs.
-      classes: class names, all 256 by default; their order is the label order.
+      classes: class names, by default all 256, those of four shapes first; their order is the label order.
       progress: whether to show a progress bar.
 
     Returns:

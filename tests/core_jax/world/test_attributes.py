@@ -1,4 +1,4 @@
-"""The class list: complete, balanced over the field's base and new halves, with a fair held-out part."""
+"""The class list: complete, in a balanced order and in one that keeps shapes apart, with a fair held-out part."""
 
 import collections
 import hashlib
@@ -31,6 +31,15 @@ def test_both_halves_hold_everything_equally_often(half):
     assert set(collections.Counter(textures).values()) == {32}
     assert set(collections.Counter(shapes).values()) == {16}
     assert set(collections.Counter(zip(colours, shapes, strict=True)).values()) == {2}
+
+
+def test_new_classes_have_other_shapes_and_the_same_colours_and_textures():
+    assert sorted(world.CLASSES_BY_SHAPE) == sorted(world.CLASSES)
+    words = [name.split() for name in world.CLASSES_BY_SHAPE]
+    for half, shapes in ((words[:128], world.SHAPES[:4]), (words[128:], world.SHAPES[4:])):
+        colours, textures, found = zip(*half, strict=True)
+        assert collections.Counter(found) == dict.fromkeys(shapes, 32)
+        assert set(collections.Counter(zip(colours, textures, strict=True)).values()) == {4}
 
 
 def test_a_tenth_is_held_out_and_every_pair_of_attributes_stays():
