@@ -17,6 +17,8 @@ from core_jax import clip
 from core_jax.data import files
 from launch import config as config_lib
 
+Path = pathlib.Path
+
 _CARD = """# The {name} of the embedded world's CLIP pair
 
 A CLIP of {parameters:,} parameters for the rendered {size} px pictures of `core_jax.world`, in HuggingFace's layout,
@@ -24,7 +26,7 @@ float16. It knows {words} words and nothing outside that world.
 
 - Made by `python -m launch.train --config=configs/world_clip.py:{name} --workdir=RUN`, then
   `python -m launch.export --workdir=RUN --out=DIR`.
-- {steps:,} steps of {batch} pictures, {minutes:.0f} minutes on 2 CPU cores shared with other work.
+- {steps:,} steps of {batch} pictures, {minutes:.0f} minutes.
 - Towers: vision {vision[width]} x {vision[layers]} layers, patch {vision[patch_size]}; text {text[width]} x
   {text[layers]} layers, {text[context_length]} tokens.
 - Trained on `world/pretrain` (90 % clean, 5 % sketch, 5 % grain); {held_out} of {classes} compositions never appeared.
@@ -39,21 +41,42 @@ the share of pictures whose attribute is named rightly:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Restore, export, measure what was exported, write the card."""
+    """Export what the flags name."""
     del argv
+    print(export(flags.FLAGS.workdir, flags.FLAGS.out))
+
+
+def export(workdir: str | Path, out: str | Path) -> str:
+    """Write the towers of a finished contrastive run and measure what was written.
+
+    Args:
+      workdir: of the run.
+      out: folder that receives config.json, model.safetensors, tokenizer.json and README.md.
+
+    Returns:
+      The card, as it stands in README.md.
+
+    Raises:
+      ConfigError: the run is of another task, or not finished.
+    """
     from core_jax import world
     from core_jax.train import contrastive, contrastive_data
     from launch import runs
 
-    run = runs.restore(flags.FLAGS.workdir)
+    run = runs.restore(workdir)
     if run.config.task != "contrastive":
         raise config_lib.ConfigError(
-            f"--workdir={flags.FLAGS.workdir} holds a run of task {run.config.task!r}; only contrastive runs are exported"
+            f"{workdir} holds a run of task {run.config.task!r}; only contrastive runs are exported"
+        )
+    seconds = runs.training_seconds(workdir)
+    if seconds is None:
+        raise config_lib.ConfigError(
+            f"{workdir} holds an unfinished run (step {run.step}): go on with launch.train --resume"
         )
     settings = contrastive.read_config(run.config)
     model = contrastive.model_config(settings)
     towers = jax.tree.map(np.asarray, run.params.trainable["clip"])
-    out = pathlib.Path(flags.FLAGS.out)
+    out = Path(out)
     tokenizer = {"tokenizer.json": clip.word_level(contrastive_data.vocabulary())}
     clip.save(out, model, towers, tokenizer_files=tokenizer, dtype="float16")
     written = clip.load(out)
@@ -68,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         words=len(contrastive_data.vocabulary()),
         steps=run.step,
         batch=settings.batch_size,
-        minutes=runs.training_seconds(flags.FLAGS.workdir) / 60,
+        minutes=seconds / 60,
         vision=settings.vision,
         text=settings.text,
         held_out=len(world.HELD_OUT),
@@ -83,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         ),
     )
     files.atomic_write(out / "README.md", card)
-    print(card)
+    return card
 
 
 if __name__ == "__main__":

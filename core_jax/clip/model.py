@@ -6,7 +6,7 @@ Activations follow the dtype of `pixels` and of the token embeddings; norms and 
 """
 
 import functools
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import flax.linen as nn
 import jax
@@ -216,7 +216,7 @@ def encode_image(
             f"the model with image_size={pixels.shape[1]}"
         )
     tower = _vision(config, pixels.dtype)
-    features, tokens = tower.apply({"params": params["vision"]}, pixels, keep)
+    features, tokens = _apply(tower, params["vision"], pixels, keep)
     return (features, tokens) if taps else features
 
 
@@ -253,7 +253,7 @@ def encode_embedded(
     """
     _check_length(config, embedded.shape[1])
     tower = _text(config, embedded.dtype)
-    return tower.apply({"params": params["text"]}, embedded, end)
+    return _apply(tower, params["text"], embedded, end)
 
 
 def encode_with_prefix(
@@ -281,7 +281,7 @@ def encode_with_prefix(
     """
     _check_length(config, prefix.shape[1] + suffix.shape[1])
     tower = _text(config, suffix.dtype)
-    return tower.apply({"params": params["text"]}, suffix, end, prefix)
+    return _apply(tower, params["text"], suffix, end, prefix)
 
 
 def normalise(
@@ -298,6 +298,11 @@ def normalise(
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """The vectors of the last axis, each divided by its length ||x||."""
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _apply(tower: nn.Module, params: dict, *args: Array | None) -> Any:
+    # Flax types the result of `apply` as if variables might come back beside it.
+    return tower.apply({"params": params}, *args)
 
 
 def _vision(config: ClipConfig, dtype) -> VisionTower:

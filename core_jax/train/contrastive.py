@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from core_jax import clip, world
 from core_jax.train import contrastive_data as data
-from core_jax.train.task import Aux, Params, Task
+from core_jax.train.task import Aux, Batch, Params, Task
 
 TEMPLATE = "a photo of a {}."
 
@@ -139,7 +139,7 @@ def loss(
     trainable: dict,
     frozen: dict,
     stats: dict,
-    batch: dict,
+    batch: Batch,
     key: Array,
 ) -> tuple[Float[Array, ""], Aux]:
     """Contrastive loss plus the weighted auxiliary losses; see the module's docstring.
@@ -174,7 +174,7 @@ def losses(
     trainable: dict,
     pixels: Float[Array, "B S S 3"],
     cells: Float[Array, "B K p"],
-    batch: dict,
+    batch: Batch,
     keep: Int[Array, "B K"] | None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The weighted sum and its parts, on the patches `keep`, whose pixels of the object are `cells`."""
@@ -219,7 +219,7 @@ def several_positives(
 
 
 def dense_losses(
-    heads: dict, tokens: Float[Array, "B K width"], cells: Float[Array, "B K p"], batch: dict
+    heads: dict, tokens: Float[Array, "B K width"], cells: Float[Array, "B K p"], batch: Batch
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What every patch token must tell.
 

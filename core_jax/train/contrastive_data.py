@@ -113,8 +113,8 @@ class Batches:
             f"Batches(seed={self.seed}, size={self.image_size}, count={self.count}, slice={place})"
         )
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        start = (int(step) * self.processes + self.process) * self.count
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        start = (int(index) * self.processes + self.process) * self.count
         scenes = world.render_batch(
             self.seed, "pretrain", start, self.count, size=self.image_size, held_out=world.HELD_OUT
         )

@@ -154,9 +154,10 @@ class TensorBoard:
         self._writer = tensorboardx.SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one scalar per name."""
+        """Add one scalar per name; what is not finite has no place in a plot and is left out."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what is left and close."""

@@ -95,7 +95,7 @@ def _embedded(rows: timing.Rows, folder: pathlib.Path) -> None:
     }
     config = config_lib.override(base, changes | {"method": "fdbpl"})
     start = time.perf_counter()
-    build.build_from_config(config, progress=False)
+    build.build_from_config(config.to_dict(), progress=False)
     built = time.perf_counter() - start
     ours_inputs = inputs.open_inputs(configs.read(config))
     online = config_lib.override(config, {"method": "kdpl", "teacher_source": "online"})
@@ -108,6 +108,7 @@ def _embedded(rows: timing.Rows, folder: pathlib.Path) -> None:
     rows.add(f"{work}: FDBPL against KDPL, same text tower", seconds, same_text)
     whole = inputs.open_inputs(configs.read(full))
     rows.add(f"{work}: FDBPL against KDPL, full context", seconds, _step(whole, parts))
+    assert online_inputs.teacher is not None  # the teacher of an online run is always loaded
     rows.add(f"{work}, of KDPL's step: the teacher", _tower_seconds(online_inputs.teacher, 32))
     rows.add(f"{work}, of KDPL's step: the image tower", _tower_seconds(online_inputs.student, 32))
     rows.add(f"{work}, of KDPL's step: decoding and cropping", parts["kdpl input"])
