@@ -213,11 +213,12 @@ def _encoder(
     if plan.mode == "prefix":
         start = clip.embed_tokens(params, config, jnp.full((sets, 1), plan.start, jnp.int32))
         prefix = jnp.concatenate([start.astype(dtype), context.astype(dtype)], axis=1)
+        past = clip.encode_prefix(params, config, prefix)
 
         def encode(part: dict[str, Array]) -> Array:
             suffix = clip.embed_tokens(params, config, part["ids"]).astype(dtype)
             suffix = _placed(suffix, mesh, classes)
-            return clip.encode_with_prefix(params, config, prefix, suffix, part["end"])
+            return clip.encode_with_prefix(params, config, past, suffix, part["end"])
 
         return encode
 

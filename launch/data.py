@@ -1,7 +1,7 @@
 """Checks data sets on disk, and writes the embedded world's.
 
   python -m launch.data check --root=DIR [--dataset=caltech101]     every problem at once, exit status 1 if there is one
-  python -m launch.data world --root=DIR                            the embedded world's classification pictures
+  python -m launch.data world --root=DIR [--seed=0] [--test_per_class=20]    the embedded world's classification pictures
 
 Time: a check decodes every picture (about 1,000 of 64 px a second and core); the world takes under a minute.
 """
@@ -17,6 +17,8 @@ _DATASET = flags.DEFINE_multi_string(
     None,
     "data set to check, may be repeated; all known ones whose folder exists unless given",
 )
+_SEED = flags.DEFINE_integer("seed", 0, "world: another seed draws other pictures", lower_bound=0)
+_TEST = flags.DEFINE_integer("test_per_class", 20, "world: test pictures a class", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +52,7 @@ def _check(root: str) -> int:
 def _world(root: str) -> int:
     from core_jax import world
 
-    print(world.write_objects(root))
+    print(world.write_objects(root, seed=_SEED.value, test_per_class=_TEST.value))
     return 0
 
 

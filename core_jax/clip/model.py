@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from core_jax.clip.config import ClipConfig, TextConfig, VisionConfig
 
+# The keys and values that a prefix left in every block of the text tower.
+Past = tuple[tuple[Float[Array, "S P H h"], Float[Array, "S P H h"]], ...]
+
 _ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -128,29 +131,28 @@ class TextTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, embedded, end, prefix=None):
-        """Without `prefix`: embedded (C, L, d), end (C,). With it, (S, P, d): features are (S, C, D)."""
+    def __call__(self, embedded, end, past=()):
+        """Returns (features, the (key, value) of every block); `past` is that of a prefix, for `embedded` behind it.
+
+        Without a past, embedded (C, L, d) gives (C, D); behind a past of S prefixes it gives (S, C, D).
+        """
         c = self.config
         self.param("token_embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width))
         position = self.param(
             "position_embedding", nn.initializers.normal(0.01), (c.context_length, c.width)
         ).astype(self.dtype)
-        blocks = [_block(c, i, causal=True, dtype=self.dtype) for i in range(c.layers)]
-        if prefix is None:
-            x = embedded + position[None, : embedded.shape[1]]
-            for block in blocks:
-                x, _ = block(x)
-        else:
-            sets, before, length = prefix.shape[0], prefix.shape[1], embedded.shape[1]
-            head = prefix + position[None, :before]
-            x = embedded + position[None, before : before + length]
-            x = jnp.broadcast_to(x[None], (sets, *x.shape))
-            for block in blocks:
-                head, past = block(head)
-                x, _ = block(x, past)
+        before = past[0][0].shape[1] if past else 0
+        x = embedded + position[None, before : before + embedded.shape[1]]
+        if past:
+            x = jnp.broadcast_to(x[None], (past[0][0].shape[0], *x.shape))
+        caches = []
+        for i in range(c.layers):
+            block = _block(c, i, causal=True, dtype=self.dtype)
+            x, cache = block(x, past[i] if past else None)
+            caches.append(cache)
         rows = jnp.arange(x.shape[-3])
         x = _norm("final_norm", c.layer_norm_eps, self.dtype)(x[..., rows, end, :])
-        return _projection(self.projection_dim, self.dtype)(x)
+        return _projection(self.projection_dim, self.dtype)(x), tuple(caches)
 
 
 def init(config: ClipConfig, *, key: Array) -> dict:
@@ -253,17 +255,36 @@ def encode_embedded(
     """
     _check_length(config, embedded.shape[1])
     tower = _text(config, embedded.dtype)
-    return _apply(tower, params["text"], embedded, end)
+    return _apply(tower, params["text"], embedded, end)[0]
+
+
+def encode_prefix(params: dict, config: ClipConfig, prefix: Float[Array, "S P d"]) -> Past:
+    """What sentences that begin with the same tokens need to know of them: keys and values, (S, P, heads, d / heads).
+
+    Args:
+      params: as `init` or `load` give them.
+      config: the model.
+      prefix: embeddings at positions 0 to P - 1, start token included, one row per prompt set.
+
+    Returns:
+      The (key, value) of every block.
+
+    Raises:
+      ValueError: P exceeds the context length.
+    """
+    _check_length(config, prefix.shape[1])
+    tower = _text(config, prefix.dtype)
+    return _apply(tower, params["text"], prefix, jnp.zeros(prefix.shape[0], jnp.int32))[1]
 
 
 def encode_with_prefix(
     params: dict,
     config: ClipConfig,
-    prefix: Float[Array, "S P d"],
+    past: Past,
     suffix: Float[Array, "C L d"],
     end: Int[Array, "C"],
 ) -> Float[Array, "S C D"]:
-    """Features of every sentence "prefix_s suffix_c", running each prefix once instead of once per class.
+    """Features of every sentence "prefix_s suffix_c", each prefix having run once instead of once per class.
 
     Under causal attention the hidden states of the prefix are the same for every class, so only the suffixes run per
     class; they attend to the prefix's keys and values. Equal to `encode_embedded` of the concatenation, in value and
@@ -272,16 +293,16 @@ def encode_with_prefix(
     Args:
       params: as `init` or `load` give them.
       config: the model.
-      prefix: embeddings at positions 0 to P - 1, one row per prompt set.
+      past: of the prefixes, from `encode_prefix`.
       suffix: embeddings at positions P to P + L - 1, one row per class, padded at the end.
       end: position of the end token within the suffix.
 
     Raises:
       ValueError: P + L exceeds the context length.
     """
-    _check_length(config, prefix.shape[1] + suffix.shape[1])
+    _check_length(config, past[0][0].shape[1] + suffix.shape[1])
     tower = _text(config, suffix.dtype)
-    return _apply(tower, params["text"], suffix, end, prefix)
+    return _apply(tower, params["text"], suffix, end, past)[0]
 
 
 def normalise(
@@ -300,7 +321,7 @@ def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _apply(tower: nn.Module, params: dict, *args: Array | None) -> Any:
+def _apply(tower: nn.Module, params: dict, *args: Any) -> Any:
     # Flax types the result of `apply` as if variables might come back beside it.
     return tower.apply({"params": params}, *args)
 

@@ -65,7 +65,8 @@ def _mode(config: clip.ClipConfig, mode: str) -> Callable[..., jax.Array]:
     def features(prefix, suffix, params):
         end = jnp.full((len(suffix),), SUFFIX - 1)
         if mode == "prefix":
-            return clip.encode_with_prefix(params, config, prefix, suffix, end)[0]
+            past = clip.encode_prefix(params, config, prefix)
+            return clip.encode_with_prefix(params, config, past, suffix, end)[0]
         length = config.text.context_length if mode == "full" else 1 + CONTEXT + SUFFIX
         chunk = min(CHUNK, len(suffix))
 

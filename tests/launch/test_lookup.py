@@ -1,5 +1,6 @@
 """`launch.lookup` and `launch.data` as commands: exit status, messages, files."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -114,3 +115,13 @@ def test_check_of_a_good_folder(tmp_path, capsys):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     assert check(tmp_path, ["folder"]) == 0
     assert "complete (2 classes; 6 train, 0 val, 2 test)" in capsys.readouterr().out
+
+
+def test_world_writes_another_draw_and_more_test_pictures(tmp_path, capsys):
+    with flagsaver.flagsaver(root=str(tmp_path), seed=3, test_per_class=2):
+        assert data_command.main(["launch.data", "world"]) == 0
+    folder = tmp_path / "world_objects"
+    assert capsys.readouterr().out.strip() == str(folder)
+    split = json.loads((folder / "split_zhou_WorldObjects.json").read_text())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [16 * 256, 4 * 256, 2 * 256]
+    assert json.loads((folder / "world.json").read_text())["parameters"]["seed"] == 3

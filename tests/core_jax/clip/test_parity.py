@@ -164,7 +164,8 @@ def test_shared_prefix_is_exact(reference, sets):
     weight = rng.normal(size=(sets, classes, config.projection_dim)).astype(np.float32)
 
     def shared(prefix, suffix):
-        features = clip.encode_with_prefix(params, config, prefix, suffix, end)
+        past = clip.encode_prefix(params, config, prefix)
+        features = clip.encode_with_prefix(params, config, past, suffix, end)
         return jnp.mean(features * weight), features
 
     def full(prefix, suffix):
@@ -210,13 +211,10 @@ def test_texts_beyond_the_context_are_refused(saved):
     params, config = saved.ours.params, saved.ours.config
     with pytest.raises(ValueError, match=r"21 tokens exceed .* 20"):
         clip.encode_text(params, config, np.ones((1, 21), np.int32))
+    past = clip.encode_prefix(params, config, jnp.zeros((1, 16, 32), jnp.float32))
     with pytest.raises(ValueError, match=r"21 tokens exceed .* 20"):
         clip.encode_with_prefix(
-            params,
-            config,
-            jnp.zeros((1, 16, 32), jnp.float32),
-            jnp.zeros((2, 5, 32), jnp.float32),
-            jnp.zeros(2, jnp.int32),
+            params, config, past, jnp.zeros((2, 5, 32), jnp.float32), jnp.zeros(2, jnp.int32)
         )
 
 
