@@ -210,6 +210,7 @@ def _write_folder(
         for name, content in files.items():
             (beside / name).write_bytes(content)
         safetensors.numpy.save_file(dict(tensors), beside / WEIGHTS, metadata={"format": "pt"})
+        (beside / WEIGHTS).chmod(0o666 & ~_umask())  # safetensors lets nobody else read
         for path in beside.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())

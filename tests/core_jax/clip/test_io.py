@@ -56,6 +56,8 @@ def test_what_we_save_we_load(saved, tmp_path):
     assert again.config == config
     assert digest(again) == digest(saved.ours)
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(again.params))
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1  # whoever may read one file of the folder may read all
 
 
 def test_every_configuration_survives(reference, tmp_path):
