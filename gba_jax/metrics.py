@@ -7,6 +7,7 @@ classes; maps may have any leading axes. All scores are shares in [0, 1]; nan st
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def accumulate(
 
 def segmentation_scores(
     confusion: Int[np.ndarray, "C+1 C+1"],
-) -> dict[str, float | Float[np.ndarray, "C"]]:
+) -> dict[str, Any]:
     """The scores of a whole data set; classes absent from the ground truth are excluded from every mean.
 
     With n_ij the matrix, g_i = sum_j n_ij the ground truth and p_j = sum_i n_ij the predictions:
@@ -113,7 +114,7 @@ def segmentation_scores(
     iou, accuracy = np.full(classes, np.nan), np.full(classes, np.nan)
     iou[present] = hits[present] / (truth + called - hits)[present]
     accuracy[present] = hits[present] / truth[present]
-    scores: dict[str, float | np.ndarray] = {"iou": iou}
+    scores: dict[str, Any] = {"iou": iou}
     if not present.any():
         return scores | dict.fromkeys(("miou", "fwiou", "macc", "pacc"), math.nan)
     scores["miou"] = float(iou[present].mean())
@@ -126,7 +127,7 @@ def segmentation_scores(
 def seen_unseen_scores(
     iou: Float[np.ndarray, "C"], seen: Bool[np.ndarray, "C"]
 ) -> dict[str, float]:
-    """mIoU over seen and over unseen classes, and their harmonic mean 2 s u / (s + u).
+    """Mean IoU over seen and over unseen classes, and their harmonic mean 2 s u / (s + u).
 
     Args:
       iou: IoU per class, nan for those absent from the ground truth (they are excluded).
