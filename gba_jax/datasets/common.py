@@ -140,21 +140,24 @@ def some(names: Iterable[object]) -> str:
 
 def _segments(entry: SegmentList, ids: np.ndarray) -> Segments:
     """The map and table of the segments that have pixels. Id 0, unless listed, is no segment."""
-    order = np.lexsort((np.arange(len(entry.ids)), np.asarray(entry.crowd, bool)))
-    values, inverse = np.unique(ids, return_inverse=True)
-    rank = {int(value): i for i, value in enumerate(values)}
-    unlisted = sorted(set(rank) - set(entry.ids) - {0})
-    if unlisted:
+    # Ids by size, for the search; then the table in its own order, crowds last.
+    by_size = np.argsort(np.asarray(entry.ids, np.int64), kind="stable")
+    known = np.asarray(entry.ids, np.int64)[by_size]
+    # One more place than ids: that of everything unlisted.
+    place = np.searchsorted(known, ids)
+    place = np.where(np.append(known, -1)[place] == ids, place, len(known))
+    unlisted = np.unique(ids[(place == len(known)) & (ids != 0)])
+    if unlisted.size:
         raise DatasetError(
             f"{entry.path} holds the segment ids {some(unlisted)}, which its table does not list: "
             "picture and table do not belong together"
         )
-    kept = [k for k in order.tolist() if entry.ids[k] in rank]
-    position = np.full(len(values), IGNORE, np.int32)
-    for place, k in enumerate(kept):
-        position[rank[entry.ids[k]]] = place
+    there = set(by_size[np.unique(place[place < len(known)])].tolist())
+    kept = sorted(there, key=lambda k: (entry.crowd[k], k))
+    row = np.full(len(known) + 1, IGNORE, np.int32)
+    row[np.argsort(by_size)[kept]] = np.arange(len(kept))
     return Segments(
-        map=position[inverse].reshape(ids.shape),
+        map=row[place],
         classes=np.asarray([entry.labels[k] for k in kept], np.int32),
         crowd=np.asarray([entry.crowd[k] for k in kept], bool),
     )

@@ -306,6 +306,17 @@ def test_check_reports_unreadable_pictures_and_labels(tmp_path):
         datasets.read("folder", tmp_path, "all")[0]
 
 
+def test_check_does_not_repeat_itself_a_thousand_times(tmp_path):
+    trees.text(tmp_path / "classes.txt", "\n".join(f"name {k}" for k in range(256)))
+    for number in range(25):
+        trees.picture(tmp_path / f"images/{number}.png", (1, 1))
+        trees.grey(tmp_path / f"masks/{number}.png", [[0]])
+    found = datasets.check("folder", tmp_path)
+    assert len(found.problems) == 21
+    assert all("cannot hold 256 classes" in problem for problem in found.problems[:20])
+    assert found.problems[20].startswith("5 more pictures of all")
+
+
 @pytest.mark.parametrize("name", datasets.NAMES)
 def test_an_empty_root(tmp_path, name):
     found = datasets.check(name, tmp_path)
