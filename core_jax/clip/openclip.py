@@ -123,9 +123,9 @@ def _read_weights(folder: pathlib.Path, config: OpenClipConfig | ClipConfig) -> 
         pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLED)
         raise SourceError(_refusal(pickled[0]) if pickled else f"{folder} has no {WEIGHTS}")
     try:
-        with safetensors.safe_open(path, "numpy") as handle:
-            tensors = _Tensors(dict.fromkeys(handle.keys(), handle))
-            return from_openclip(tensors, config)
+        opened = safetensors.safe_open(path, "numpy")
+        with opened:
+            return from_openclip(_Tensors(dict.fromkeys(opened.keys(), opened)), config)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (safetensors.SafetensorError, OSError) as error:

@@ -7,6 +7,7 @@ A model of OpenCLIP's class `CLIP` keeps its text tower at the top ("transformer
 import functools
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -124,7 +125,7 @@ def shapes(config: OpenClipConfig | ClipConfig) -> dict[str, tuple[int, ...]]:
     else:
         make = functools.partial(model.init, config)
     tree = jax.eval_shape(make, key=jax.random.key(0))
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(tree, sep="/")
     return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 

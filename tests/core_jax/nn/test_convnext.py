@@ -1,5 +1,7 @@
 """The ConvNeXt trunk: its arithmetic against torch's functions, and the taps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ CONFIG = ConvNeXtConfig(widths=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 @pytest.fixture(scope="module")
 def params() -> dict:
     """Random everywhere: with layer scales of 1e-6 a block does nothing."""
-    tree = ConvNeXt(CONFIG).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.float32))
+    start = functools.partial(ConvNeXt(CONFIG).init, jax.random.key(0))
+    tree = jax.eval_shape(start, jnp.zeros((1, 32, 32, 3), jnp.float32))
     rng = np.random.default_rng(0)
     fan_in = lambda x: max(1, int(np.prod(x.shape[:-1]))) ** 0.5
     return jax.tree.map(
@@ -88,9 +91,9 @@ def test_tap_sees_every_stage_in_order(params):
     assert maps.keys() == {*TAPS, *(f"{name}/raw" for name in TAPS)}
 
 
-@pytest.mark.parametrize("where", TAPS)
+@pytest.mark.parametrize("where", ["res2", "res4"])
 def test_the_trunk_continues_with_what_the_tap_returns(params, where):
-    plain = run(params, pixels())
+    plain = in_torch(params, pixels())
     maps = run(params, pixels(), lambda name, x: x**2 if name == where else x)
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     same(maps[f"{where}/raw"], plain[where])
@@ -103,39 +106,28 @@ def test_the_trunk_continues_with_what_the_tap_returns(params, where):
             assert np.abs(maps[name] - plain[name]).max() > 1e-2, name
 
 
-def test_gradients_pass_through_the_tap_and_the_later_stages(params):
-    """With `stop` semantics, a host's choice, nothing reaches what stands before it."""
-
-    def loss(gain, stop):
-        tap = lambda name, x: x + gain * x**2 if name == "res2" else x
-        maps = run(params, pixels(), tap)
-        later = jax.lax.stop_gradient(maps["res5"]) if stop else maps["res5"]
-        return jnp.sum(
-            later * jnp.asarray(np.random.default_rng(2).normal(size=later.shape), jnp.float32)
-        )
-
-    zero = jnp.zeros((), jnp.float32)
-    assert abs(float(jax.grad(loss)(zero, False))) > 1e-2
-    assert float(jax.grad(loss)(zero, True)) == 0.0
-
-
-def test_remat_changes_memory_not_numbers_and_calls_the_tap_once(params):
+def test_gradients_pass_the_tap_and_remat_changes_no_number(params):
+    """The tap runs once with and without recomputation; it may hand gradients to what a host trains."""
     calls = []
 
-    def loss(params, remat):
-        tap = lambda name, x: (calls.append(name), 1.5 * x)[1]
-        maps = run(params, pixels(), tap, remat=remat)
-        return jnp.mean(maps["res5"] ** 2) + jnp.mean(maps["res2/raw"])
+    def loss(gain, remat):
+        def tap(name, x):
+            calls.append(name)
+            return x + gain * x**2 if name == "res2" else x
 
-    value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, False)
-    assert calls == list(TAPS)
-    again, rematted = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, True)
+        maps = ConvNeXt(CONFIG, remat=remat).apply({"params": params}, pixels(32, 32), tap)
+        return jnp.mean(maps["res5"] ** 2)
+
+    gain = jnp.asarray(0.1, jnp.float32)
+    value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(gain, False)
+    again, rematted = jax.jit(jax.value_and_grad(loss), static_argnums=1)(gain, True)
     assert calls == 2 * list(TAPS)
-    np.testing.assert_allclose(again, value, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(rematted), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max() + 1e-3))
-    program = str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, True))
-    assert "remat" in program or "checkpoint" in program
+    assert abs(gradient) > 1e-3
+    np.testing.assert_allclose((again, rematted), (value, gradient), rtol=1e-5)
+    programs = [
+        str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(gain, r)) for r in (False, True)
+    ]
+    assert ["remat" in p or "checkpoint" in p for p in programs] == [False, True]
 
 
 def test_a_tap_must_keep_shape_and_type(params):
@@ -151,7 +143,7 @@ def test_small_pictures_are_refused(params):
 
 
 def test_bfloat16_stays_close(params):
-    exact = run(params, pixels())
+    exact = in_torch(params, pixels())
     # flax's layers promote on their own account.
     with jax.numpy_dtype_promotion("standard"):
         rough = run(params, jnp.asarray(pixels(), jnp.bfloat16), dtype=jnp.bfloat16)
