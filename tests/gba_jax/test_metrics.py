@@ -106,6 +106,7 @@ def test_totals_leave_int32_behind():
     total = None
     for _ in range(3):
         total = metrics.accumulate(total, batch)
+    assert total is not None
     assert total.dtype == np.int64
     assert total[0, 0] == 3 * (2**31 - 1)
     assert metrics.segmentation_scores(total)["pacc"] == 1.0
