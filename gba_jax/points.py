@@ -6,6 +6,9 @@ Points are (x, y) shares of the width and height, so logits and labels of differ
 picture a map is zero. Shapes: B images, G segment slots, P points.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
@@ -44,11 +47,12 @@ def sample(
     flat = maps.reshape(*maps.shape[:-2], height * width)
     index, weight = corners(points, height, width)
     # Corner by corner: the four values of all points need not be in memory at once.
-    return sum(
+    values = (
         jnp.take_along_axis(flat, index[..., k], axis=-1, mode="clip").astype(jnp.float32)
         * weight[..., k]
         for k in range(4)
     )
+    return functools.reduce(operator.add, values)
 
 
 def sample_segments(
@@ -70,7 +74,7 @@ def sample_segments(
     index, weight = corners(points, height, width)
     flat = segments.reshape(batch, 1, height * width)
     slot = jnp.arange(slots, dtype=jnp.int32)[None, :, None]
-    values = sum(
+    values = (
         jnp.where(
             jnp.take_along_axis(flat, index[..., k], axis=-1, mode="clip") == slot,
             weight[..., k],
@@ -78,7 +82,7 @@ def sample_segments(
         )
         for k in range(4)
     )
-    return jax.lax.stop_gradient(values)
+    return jax.lax.stop_gradient(functools.reduce(operator.add, values))
 
 
 def uncertain_points(
