@@ -125,11 +125,14 @@ def make(name: str, model_cfg: dict, *, size: tuple[int, int], custom_text: bool
         saved = model_cfg | ({"custom_text": True} if custom_text else {})
         save_config_for_hf(model, path, saved)
         config = path.read_text()
+    versions = (
+        f"open_clip {open_clip.__version__}, timm {timm.__version__}, torch {torch.__version__}"
+    )
     sizes = TRUNKS.get(model_cfg["vision_cfg"].get("timm_model_name"), {})
     save_file(
         {key: value.contiguous() for key, value in tensors.items()},
         FOLDER / f"{name}.safetensors",
-        metadata={"config": config, "trunk": json.dumps(sizes)},
+        metadata={"config": config, "trunk": json.dumps(sizes), "made_with": versions},
     )
 
 
