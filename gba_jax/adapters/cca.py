@@ -65,9 +65,9 @@ class CorrelationConstraint(nn.Module):
         width, heads = (channels, 1) if full else (COMPACT, HEADS)
         source = jax.lax.stop_gradient(x) if released else x
         u = MultiKernelConv(name="convs")(source) / 3.0
-        query = _norm("query_norm", x.dtype)(u)
+        query = _norm("query_norm")(u.astype(jnp.float32)).astype(x.dtype)
         rows, visible = self._keys(text, row_mask, void)
-        keys = _norm("key_norm", x.dtype)(rows)
+        keys = _norm("key_norm")(rows)
         delta = CrossAttention(width, heads, name="attention")(query, keys, visible)
         delta, state = self._normalise(delta.astype(jnp.float32), state, pixel_mask, train)
         scale = self.param("scale", nn.initializers.ones, (channels,))[None, None, None]
@@ -196,9 +196,9 @@ def present_classes(labels: Int[Array, "..."], classes: int) -> Bool[Array, "C"]
     return jnp.zeros(classes, bool).at[place].set(True, mode="drop")
 
 
-def _norm(name: str, dtype) -> nn.LayerNorm:
+def _norm(name: str) -> nn.LayerNorm:
     # The fast variance E[x^2] - E[x]^2 loses three digits where the mean is large.
-    return nn.LayerNorm(epsilon=_EPS, dtype=dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(epsilon=_EPS, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
 def _unit(x: Array) -> Array:
