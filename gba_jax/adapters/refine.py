@@ -33,7 +33,7 @@ class MultiKernelConv(nn.Module):
             edge = (widest - size) // 2
             kernel += jnp.pad(one, ((edge, edge), (edge, edge), (0, 0), (0, 0)))
             bias += self.param(f"bias{size}", nn.initializers.zeros, (channels,))
-        y = depthwise(x, kernel.astype(x.dtype))
+        y = depthwise(x, kernel)
         return y + bias.astype(x.dtype)[None, None, None]
 
 
@@ -77,10 +77,11 @@ def depthwise(
     XLA's grouped convolution took 13 to 27 times as long on CPU; the shifts fuse into one loop. The gradient is written out,
     because that of 49 slices is 49 padded maps.
     """
-    total = jnp.zeros_like(x)
+    # Summing 49 products in bfloat16 would lose what a convolution keeps.
+    total = jnp.zeros(x.shape, jnp.float32)
     for (i, j), shifted in _shifts(x, kernel.shape[0]):
-        total += shifted * kernel[i, j, 0][None, None, None]
-    return total
+        total += shifted.astype(jnp.float32) * kernel[i, j, 0][None, None, None]
+    return total.astype(x.dtype)
 
 
 def _depthwise_forward(x, kernel):
@@ -94,7 +95,8 @@ def _depthwise_backward(saved, g):
 
     def entry(place):
         start = (0, place // size, place % size, 0)
-        return jnp.sum(jax.lax.dynamic_slice(padded, start, x.shape) * g, axis=(0, 1, 2))
+        shifted = jax.lax.dynamic_slice(padded, start, x.shape)
+        return jnp.sum(shifted.astype(jnp.float32) * g.astype(jnp.float32), axis=(0, 1, 2))
 
     # One small loop: unrolled into 49 reductions it runs 1.4 to 4 times as long and compiles for seconds.
     slope = jax.lax.map(entry, jnp.arange(size * size)).reshape(kernel.shape)

@@ -8,6 +8,7 @@ import pytest
 from gba_jax.adapters import bank
 
 KEY = jax.random.key(0)
+draw = jax.jit(bank.draw)
 update = jax.jit(bank.update, static_argnames="refresh_steps")
 
 
@@ -104,19 +105,19 @@ def test_dirichlet_weights_sum_to_one():
 def test_draw_takes_another_sample_until_ready_and_then_mixes_rows():
     own = _rows(4)
     state = bank.empty(3)
-    mean, deviation = bank.draw(state, own, key=KEY)
+    mean, deviation = draw(state, own, key=KEY)
     partner = [int(np.flatnonzero((own[0] == row).all(1))[0]) for row in np.asarray(mean)]
     assert sorted(partner) == [0, 1, 2, 3]
     assert all(i != p for i, p in enumerate(partner))
     np.testing.assert_array_equal(deviation, own[1][partner])
-    alone = bank.draw(state, (own[0][:1], own[1][:1]), key=KEY)
+    alone = draw(state, (own[0][:1], own[1][:1]), key=KEY)
     assert all((a / o[:1] > 0.2).all() and (a / o[:1] < 5).all() for a, o in zip(alone, own))
     assert (alone[0] != own[0][:1]).all()
 
     rows = _rows(bank.STYLES, seed=5)
     ready = {**state, "mean": rows[0], "deviation": rows[1], "ready": jnp.ones((), bool)}
     weights = bank.dirichlet(4, key=jax.random.split(KEY, 4)[0])
-    mean, deviation = bank.draw(ready, own, key=KEY)
+    mean, deviation = draw(ready, own, key=KEY)
     np.testing.assert_allclose(mean, np.asarray(weights) @ rows[0], rtol=1e-5)
     np.testing.assert_allclose(deviation, np.asarray(weights) @ rows[1], rtol=1e-5)
 

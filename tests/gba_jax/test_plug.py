@@ -107,7 +107,7 @@ def test_flows_decide_what_later_stages_see_and_what_learns():
         ("intent", {"norm": "pcnorm_bn"}, {"style_bank", "cca_norm"}),
         ("released", {}, {"style_bank", "sda_norm", "cca_norm"}),
     ],
-    ids=str,
+    ids=["default", "stateless", "pcnorm_bn", "released"],
 )
 def test_state_keeps_its_structure_through_training_steps(preset, switches, keys):
     module, params, stats = _gba(preset, **switches)

@@ -263,14 +263,21 @@ def test_depthwise_and_its_gradient_are_torchs():
     np.testing.assert_allclose(grads[1], tk.grad.permute(2, 3, 1, 0).numpy(), rtol=1e-3, atol=1e-2)
 
 
+def test_depthwise_sums_half_precision_maps_in_full():
+    x, kernel = jnp.asarray(_maps((2, 4, 5, E)), jnp.bfloat16), _maps((7, 7, 1, E), seed=1)
+    y = depthwise(x, kernel)
+    assert y.dtype == jnp.bfloat16
+    exact = depthwise(x.astype(jnp.float32), kernel)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    slopes = jax.grad(lambda x, k: jnp.sum(depthwise(x, k).astype(jnp.float32)), (0, 1))(x, kernel)
+    assert [s.dtype for s in slopes] == [jnp.bfloat16, jnp.float32]
+
+
 def test_zero_maps_have_finite_gradients():
     x = jnp.zeros((2, 3, 3, E))
     module, params, state = _build(x)
+    run = lambda p, x, t: jnp.sum(module.apply({"params": p}, x, state, train=t, key=KEY)[0])
+    slopes = jax.jit(jax.grad(run, argnums=(0, 1)), static_argnums=2)
     for train in (False, True):
-        slope = jax.grad(
-            lambda p, x, t=train: jnp.sum(
-                module.apply({"params": p}, x, state, train=t, key=KEY)[0]
-            ),
-            argnums=(0, 1),
-        )(_random(params), x)
+        slope = slopes(_random(params), x, train)
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(slope))
