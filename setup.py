@@ -53,7 +53,10 @@ setup(
         "transformers>=5.0",
     ],
     extras_require={
+        # Mask AP of instance segmentation; everything else works without it.
+        "coco": ["pycocotools>=2.0.11"],
         "test": [
+            "pycocotools>=2.0.11",
             "pytest>=8.4",
             "pytest-xdist>=3.8",
             "scipy>=1.15",

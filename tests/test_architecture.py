@@ -20,8 +20,9 @@ FLOORS = {
     "gaze_jax": 4,
     "launch": 5,
 }
-# The world writes its data sets with the same atomic files as everything else: the one allowed step sideways.
-SIDEWAYS = {("core_jax.world", "core_jax.data")}
+# The allowed steps sideways: the world writes its data sets with the same atomic files as everything else, and a CLIP whose
+# image tower is a general backbone takes that from core_jax.nn.
+SIDEWAYS = {("core_jax.world", "core_jax.data"), ("core_jax.clip", "core_jax.nn")}
 PACKAGES = ("configs", "core_jax", "fdbpl_jax", "gba_jax", "gaze_jax", "launch")
 # Never at run time: the first two are references in tests, the others would bring TensorFlow along.
 FOREIGN = {"torch", "transformers", "tensorflow", "clu", "torchvision", "open_clip"}

@@ -1,6 +1,6 @@
 """CLIP in Flax: towers, weights, tokenizer, preprocessing, zero-shot classification (arXiv 2103.00020)."""
 
-from core_jax.clip import zeroshot
+from core_jax.clip import openclip, zeroshot
 from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
 from core_jax.clip.io import Clip, load, save
 from core_jax.clip.model import (
@@ -41,6 +41,7 @@ __all__ = [
     "init",
     "load",
     "normalise",
+    "openclip",
     "preprocess",
     "resize",
     "resolve",

@@ -1,0 +1,166 @@
+"""The weight tables of OpenCLIP: the tensor names of its safetensors files and ours, read in both directions.
+
+A model of OpenCLIP's class `CLIP` keeps its text tower at the top ("transformer.resblocks.0..."), one of its class
+`CustomTextCLIP` below "text."; both are read. What is written has the first form, which OpenCLIP loads into either.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from core_jax.clip import model, openclip_model, table
+from core_jax.clip.config import ClipConfig
+from core_jax.clip.openclip_config import OpenClipConfig
+from core_jax.clip.table import CONV, LINEAR, Row
+from core_jax.clip.weights import WeightsError
+
+
+def _norm(foreign: str, ours: str) -> tuple[Row, ...]:
+    return (Row(f"{foreign}.weight", f"{ours}/scale"), Row(f"{foreign}.bias", f"{ours}/bias"))
+
+
+def _dense(foreign: str, ours: str, axes: tuple[int, ...] = LINEAR) -> tuple[Row, ...]:
+    return (
+        Row(f"{foreign}.weight", f"{ours}/kernel", axes),
+        Row(f"{foreign}.bias", f"{ours}/bias"),
+    )
+
+
+def _transformer(foreign: str, ours: str) -> tuple[Row, ...]:
+    """The blocks of one tower; OpenCLIP keeps query, key and value in one tensor, in this order."""
+    fused = [f"{ours}/block_{{}}/attention/{part}" for part in ("query", "key", "value")]
+    theirs, block = f"{foreign}.resblocks.{{}}", f"{ours}/block_{{}}"
+    return (
+        *_norm(f"{theirs}.ln_1", f"{block}/norm1"),
+        Row(f"{theirs}.attn.in_proj_weight", tuple(f"{p}/kernel" for p in fused), LINEAR),
+        Row(f"{theirs}.attn.in_proj_bias", tuple(f"{p}/bias" for p in fused)),
+        *_dense(f"{theirs}.attn.out_proj", f"{block}/attention/out"),
+        *_norm(f"{theirs}.ln_2", f"{block}/norm2"),
+        *_dense(f"{theirs}.mlp.c_fc", f"{block}/fc1"),
+        *_dense(f"{theirs}.mlp.c_proj", f"{block}/fc2"),
+    )
+
+
+TEXT = (
+    Row("logit_scale", "logit_scale"),
+    Row("token_embedding.weight", "text/token_embedding"),
+    Row("positional_embedding", "text/position_embedding"),
+    *_transformer("transformer", "text"),
+    *_norm("ln_final", "text/final_norm"),
+    # Kept as (width, D), unlike the weight of a linear layer.
+    Row("text_projection", "text/projection/kernel"),
+)
+
+_STAGE, _OURS = "visual.trunk.stages.{}", "vision/trunk/stage_{}"
+_BLOCK, _OUR_BLOCK = f"{_STAGE}.blocks.{{}}", f"{_OURS}/block_{{}}"
+_TRUNK = (
+    *_dense("visual.trunk.stem.0", "vision/trunk/stem", CONV),
+    *_norm("visual.trunk.stem.1", "vision/trunk/stem_norm"),
+    *_norm(f"{_STAGE}.downsample.0", f"{_OURS}/down_norm"),
+    *_dense(f"{_STAGE}.downsample.1", f"{_OURS}/down", CONV),
+    *_dense(f"{_BLOCK}.conv_dw", f"{_OUR_BLOCK}/depthwise", CONV),
+    *_norm(f"{_BLOCK}.norm", f"{_OUR_BLOCK}/norm"),
+    *_dense(f"{_BLOCK}.mlp.fc1", f"{_OUR_BLOCK}/fc1"),
+    *_dense(f"{_BLOCK}.mlp.fc2", f"{_OUR_BLOCK}/fc2"),
+    Row(f"{_BLOCK}.gamma", f"{_OUR_BLOCK}/gamma"),
+    *_norm("visual.trunk.head.norm", "vision/head/norm"),
+)
+_HEAD = (
+    Row("visual.head.proj.weight", "vision/head/projection/kernel", LINEAR),
+    *_dense("visual.head.mlp.fc1", "vision/head/fc1"),
+    Row("visual.head.mlp.fc2.weight", "vision/head/fc2/kernel", LINEAR),
+)
+CONVNEXT = (*_TRUNK, *_HEAD, *TEXT)
+
+VIT = (
+    Row("visual.class_embedding", "vision/class_embedding"),
+    Row("visual.conv1.weight", "vision/patch/kernel", CONV),
+    Row("visual.positional_embedding", "vision/position_embedding"),
+    *_norm("visual.ln_pre", "vision/pre_norm"),
+    *_transformer("visual.transformer", "vision"),
+    *_norm("visual.ln_post", "vision/post_norm"),
+    Row("visual.proj", "vision/projection/kernel"),
+    *TEXT,
+)
+
+
+def from_openclip(tensors: Mapping[str, np.ndarray], config: OpenClipConfig | ClipConfig) -> dict:
+    """Our nested float32 parameters from OpenCLIP's named tensors.
+
+    Args:
+      tensors: every tensor of the checkpoint by name; float32, float16 or bfloat16. Read one at a time.
+      config: the model the tensors must fit; an `OpenClipConfig` has a ConvNeXt, a `ClipConfig` a ViT.
+
+    Raises:
+      WeightsError: tensors are missing, unknown, of another shape or type, or not finite; all are listed, behind the
+        sizes of a ConvNeXt that differ as a whole (depths, widths, kind of head).
+    """
+    rows = _below_text(tensors, CONVNEXT if isinstance(config, OpenClipConfig) else VIT)
+    try:
+        return table.read(tensors, rows, shapes(config))
+    except WeightsError as error:
+        sizes = _sizes(tensors, config) if isinstance(config, OpenClipConfig) else []
+        raise WeightsError("\n".join([*sizes, str(error)])) from None
+
+
+def to_openclip(params: dict, config: OpenClipConfig | ClipConfig) -> dict[str, np.ndarray]:
+    """OpenCLIP's named tensors (numpy, contiguous, float32) from our parameters.
+
+    Raises:
+      WeightsError: leaves are missing, unknown, of another shape, or not finite; all are listed.
+    """
+    rows = CONVNEXT if isinstance(config, OpenClipConfig) else VIT
+    return table.write(params, rows, shapes(config))
+
+
+def shapes(config: OpenClipConfig | ClipConfig) -> dict[str, tuple[int, ...]]:
+    """Path ("vision/trunk/stage_0/block_0/gamma") to shape of every leaf of the model."""
+    if isinstance(config, OpenClipConfig):
+        make = functools.partial(openclip_model.init, config)
+    else:
+        make = functools.partial(model.init, config)
+    tree = jax.eval_shape(make, key=jax.random.key(0))
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def _below_text(tensors: Mapping[str, np.ndarray], rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows as the checkpoint spells them."""
+    if not any(name.startswith("text.") for name in tensors):
+        return rows
+    return tuple(
+        Row(f"text.{row.foreign}", row.ours, row.axes)
+        if row in TEXT and row.foreign != "logit_scale"
+        else row
+        for row in rows
+    )
+
+
+def _sizes(tensors: Mapping[str, np.ndarray], config: OpenClipConfig) -> list[str]:
+    """Where the trunk and the head of the checkpoint are of another size than configured, one line each."""
+    found = {}
+    for name in tensors:
+        match = re.fullmatch(r"visual\.trunk\.stages\.(\d+)\.blocks\.(\d+)\.conv_dw\.weight", name)
+        if match:
+            found[int(match[1]), int(match[2])] = name
+    stages = range(1 + max((stage for stage, _ in found), default=-1))
+    depths = tuple(sum(stage == s for stage, _ in found) for s in stages)
+    widths = tuple(tensors[found[s, 0]].shape[0] if (s, 0) in found else 0 for s in stages)
+    heads = {"linear": "visual.head.proj.weight", "mlp": "visual.head.mlp.fc1.weight"}
+    head = tuple(kind for kind, name in heads.items() if name in tensors)
+    compared = (
+        ("depths", depths, config.trunk.depths),
+        ("widths", widths, config.trunk.widths),
+        ("head", head, (config.head,)),
+    )
+    return [
+        f"{what}: the checkpoint has {', '.join(map(str, theirs)) or 'none'}; the configuration says "
+        f"{', '.join(map(str, ours))}"
+        for what, theirs, ours in compared
+        if theirs != tuple(ours)
+    ]
