@@ -159,7 +159,7 @@ def aloft_e(x: Maps, *, key: PRNGKeyArray) -> Maps:
 
 @jax.jit
 def amplitude_statistics(x: Maps) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
-    """Mean and standard deviation of the amplitudes off DC, over the full spectrum (gba.md 3.2).
+    """Mean and standard deviation of the amplitudes off DC, over the full spectrum.
 
     A real FFT stores one of each pair k, -k: column 0 and, for even W, the last one count once, all others twice. A map of
     one pixel has no amplitude off DC; both are 0.

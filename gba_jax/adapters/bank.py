@@ -1,4 +1,4 @@
-"""The style bank: 64 rows of channel statistics that training collects from its own batches (gba.md 3.3).
+"""The style bank: 64 rows of channel statistics that training collects from its own batches.
 
 A bank is a dict of arrays that functions take and return, so that it lives in `stats["gba"]["style_bank"]`, is checkpointed
 and resumes bit for bit:

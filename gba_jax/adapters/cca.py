@@ -1,4 +1,4 @@
-"""CCA, the correlation constraint adapter at a deep stage (arXiv 2409.08468; gba.md 4).
+"""CCA, the correlation constraint adapter at a deep stage (arXiv 2409.08468).
 
 Pixels attend to the vocabulary's text rows, and a frequency-domain normalisation suppresses responses that are the same
 everywhere, so that words do not attach to regions they do not belong to. Shapes: maps (B, h, w, E), V text rows of width D,
@@ -160,7 +160,7 @@ def sample_vocabulary(
     probability: float = 0.5,
     key: PRNGKeyArray,
 ) -> Bool[Array, "V"]:
-    """A smaller vocabulary for one training step, as a row mask, so that no shape changes (gba.md 4.3).
+    """A smaller vocabulary for one training step, as a row mask, so that no shape changes.
 
     With the given probability: the classes present in the batch and random others, up to a total drawn from
     U{16, ..., number of classes}; otherwise, and with at most 16 classes, all of them.

@@ -25,7 +25,7 @@ class GBAConfig:
       sda_flow: what the stages behind the shallow tap see: "through" the adapted map, gradients passing; "stop" the same
         without gradient; "side" the map before the adapter, so that only the decoder sees SDA.
       sda_width: "full", "compact" (a bottleneck of 64), or "auto": compact above 256 channels.
-      style: where new styles come from in training (gba.md 3.4).
+      style: where new styles come from in training.
       refresh_steps: training steps between two refills of the style bank; three epochs is the idea.
       cca_width: "compact" (4 heads, width 256, refinement 256) or "full" (one head, everything as wide as the map).
       norm: the frequency-domain normalisation of the correlation branch.

@@ -1,4 +1,4 @@
-"""PCNorm and the other normalisations of the correlation branch (arXiv 2409.08468; gba.md 4.2 and 4.3).
+"""PCNorm and the other normalisations of the correlation branch (arXiv 2409.08468).
 
 PCNorm(x) is the inverse FFT of the amplitude of (x - mu) / s with the phase of x, per channel. Subtracting mu moves DC
 only and dividing by s > 0 keeps every phase, so no FFT is needed. Maps are (B, h, w, E), float32.

@@ -1,4 +1,4 @@
-"""How adapters are put into a backbone that knows nothing of them (gba.md 5).
+"""How adapters are put into a backbone that knows nothing of them.
 
 A backbone publishes its taps as `TapSpec`s, takes `tap: Callable[[str, Array], Array]` (default: the identity), calls it on
 the output of every stage or block, continues with the result, and returns a dict of maps with `name` (after the tap) and

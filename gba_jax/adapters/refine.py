@@ -38,7 +38,7 @@ class MultiKernelConv(nn.Module):
 
 
 class GatedRefinement(nn.Module):
-    """R(Y) = Y + g2 * ((m * Z) P_out), Z = SiLU(W_p Y + b_p), m = clip(cos(Z, xi), 0, 1) per pixel (gba.md 2).
+    """R(Y) = Y + g2 * ((m * Z) P_out), Z = SiLU(W_p Y + b_p), m = clip(cos(Z, xi), 0, 1) per pixel.
 
     Attributes:
       width: r.

@@ -1,4 +1,4 @@
-"""SDA, the style diversification adapter at a shallow stage of a frozen image tower (arXiv 2409.08468; gba.md 3).
+"""SDA, the style diversification adapter at a shallow stage of a frozen image tower (arXiv 2409.08468).
 
 Features are split into Fourier amplitude, which carries style, and phase, which carries meaning; only amplitudes change.
 Shapes: maps (B, h, w, E), S = 64 styles. Two presets: `released`, the reference implementation's equations operation for

@@ -1,4 +1,4 @@
-"""New styles for the features of a training batch, by the seven ways that are compared (gba.md 3.2 to 3.4).
+"""New styles for the features of a training batch, by the seven ways that are compared.
 
 `bank` and `shade_bank` draw statistics from the style bank, of amplitudes or of pixels; the other five are the published
 feature perturbations MixStyle (arXiv 2104.02008), DSU (2202.03958), ALOFT-E (2303.11674), FDA (2004.05498) and APR
