@@ -2,6 +2,7 @@
 
 from core_jax.clip import openclip, zeroshot
 from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
+from core_jax.clip.dense import encode_dense
 from core_jax.clip.io import Clip, load, save
 from core_jax.clip.model import (
     embed_tokens,
@@ -32,6 +33,7 @@ __all__ = [
     "VisionConfig",
     "WeightsError",
     "embed_tokens",
+    "encode_dense",
     "encode_embedded",
     "encode_image",
     "encode_prefix",

@@ -5,7 +5,6 @@ N patches, D embedding width, d text token width, P prefix tokens, S prompt sets
 Activations follow the dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
 """
 
-import functools
 from typing import Any, Literal, overload
 
 import flax.linen as nn
@@ -14,76 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from core_jax.clip.config import ClipConfig, TextConfig, VisionConfig
+from core_jax.clip.layers import make_block, norm, projection
+from core_jax.nn import Tap, untouched
 
 # The keys and values that a prefix left in every block of the text tower.
 Past = tuple[tuple[Float[Array, "S P H h"], Float[Array, "S P H h"]], ...]
-
-_ACTIVATIONS = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over (..., L, width), optionally causal, optionally behind a shared past."""
-
-    heads: int
-    causal: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x, past=None):
-        """Returns (output, (key, value)); `past` is the (key, value) of tokens that every row of x may see.
-
-        x is (..., L, width) and past (S, P, heads, width / heads), where S is the leading axis of x: (S, C, L, width).
-        """
-        width = x.shape[-1]
-        dense = functools.partial(nn.Dense, width, dtype=self.dtype)
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)
-        query = split(dense(name="query")(x)) * (width // self.heads) ** -0.5
-        key, value = split(dense(name="key")(x)), split(dense(name="value")(x))
-        scores = jnp.einsum("...qhd,...khd->...hqk", query, key).astype(jnp.float32)
-        if self.causal:
-            length = x.shape[-2]
-            visible = jnp.tril(jnp.ones((length, length), bool))
-            scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
-        if past is None:
-            weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-            mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
-        else:
-            # One matrix product for all classes: the past is never copied per class.
-            before = jnp.einsum("sclhd,sphd->schlp", query, past[0]).astype(jnp.float32)
-            weights = jax.nn.softmax(jnp.concatenate([before, scores], -1), axis=-1)
-            weights = weights.astype(self.dtype)
-            count = before.shape[-1]
-            mixed = jnp.einsum("schlp,sphd->sclhd", weights[..., :count], past[1])
-            mixed += jnp.einsum("schlk,sckhd->sclhd", weights[..., count:], value)
-        return dense(name="out")(mixed.reshape(x.shape)), (key, value)
-
-
-class Block(nn.Module):
-    """One pre-norm transformer block; returns (tokens, (key, value) of its attention)."""
-
-    heads: int
-    mlp_width: int
-    activation: str
-    eps: float
-    causal: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x, past=None):
-        """As `Attention`: x is (..., L, width), `past` the keys and values that a shared prefix left here."""
-        attention = Attention(self.heads, self.causal, self.dtype, name="attention")
-        mixed, cache = attention(_norm("norm1", self.eps, self.dtype)(x), past)
-        x = x + mixed
-        hidden = nn.Dense(self.mlp_width, dtype=self.dtype, name="fc1")(
-            _norm("norm2", self.eps, self.dtype)(x)
-        )
-        hidden = _ACTIVATIONS[self.activation](hidden)
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden), cache
 
 
 class VisionTower(nn.Module):
@@ -94,8 +28,16 @@ class VisionTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels, keep=None):
-        """Returns (features, the tokens that leave every block); `keep` (B, K) drops all other patches first."""
+    def __call__(self, pixels, keep=None, tap=untouched):
+        """Returns (features, the tokens that leave every block, after `tap`); `keep` (B, K): see `enter`."""
+        c = self.config
+        x, taps = self.through(self.enter(pixels, keep), c.layers, tap)
+        pooled = norm("post_norm", c.layer_norm_eps, self.dtype)(x[:, 0])
+        return projection(self.projection_dim, self.dtype)(pooled), taps
+
+    @nn.nowrap
+    def enter(self, pixels, keep=None):
+        """The tokens that enter the first block, class token first; `keep` (B, K) drops all other patches."""
         c = self.config
         patch = (c.patch_size, c.patch_size)
         x = nn.Conv(c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch")(
@@ -114,13 +56,17 @@ class VisionTower(nn.Module):
             (first.astype(self.dtype) + position[0])[None, None], (x.shape[0], 1, c.width)
         )
         x = jnp.concatenate([first, x], axis=1)
-        x = _norm("pre_norm", c.layer_norm_eps, self.dtype)(x)
+        return norm("pre_norm", c.layer_norm_eps, self.dtype)(x)
+
+    @nn.nowrap
+    def through(self, x, count, tap):
+        """The first `count` blocks: (the last tokens, those that leave every block), all after `tap`."""
         taps = []
-        for i in range(c.layers):
-            x, _ = _block(c, i, causal=False, dtype=self.dtype)(x)
+        for i in range(count):
+            x, _ = make_block(self.config, i, causal=False, dtype=self.dtype)(x)
+            x = tap(f"block_{i}", x)
             taps.append(x)
-        pooled = _norm("post_norm", c.layer_norm_eps, self.dtype)(x[:, 0])
-        return _projection(self.projection_dim, self.dtype)(pooled), taps
+        return x, taps
 
 
 class TextTower(nn.Module):
@@ -147,12 +93,12 @@ class TextTower(nn.Module):
             x = jnp.broadcast_to(x[None], (past[0][0].shape[0], *x.shape))
         caches = []
         for i in range(c.layers):
-            block = _block(c, i, causal=True, dtype=self.dtype)
+            block = make_block(c, i, causal=True, dtype=self.dtype)
             x, cache = block(x, past[i] if past else None)
             caches.append(cache)
         rows = jnp.arange(x.shape[-3])
-        x = _norm("final_norm", c.layer_norm_eps, self.dtype)(x[..., rows, end, :])
-        return _projection(self.projection_dim, self.dtype)(x), tuple(caches)
+        x = norm("final_norm", c.layer_norm_eps, self.dtype)(x[..., rows, end, :])
+        return projection(self.projection_dim, self.dtype)(x), tuple(caches)
 
 
 def init(config: ClipConfig, *, key: Array) -> dict:
@@ -176,6 +122,7 @@ def encode_image(
     *,
     taps: Literal[False] = False,
     keep: Int[Array, "B K"] | None = None,
+    tap: Tap = untouched,
 ) -> Float[Array, "B D"]: ...
 
 
@@ -187,6 +134,7 @@ def encode_image(
     *,
     taps: Literal[True],
     keep: Int[Array, "B K"] | None = None,
+    tap: Tap = untouched,
 ) -> tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]: ...
 
 
@@ -197,6 +145,7 @@ def encode_image(
     *,
     taps: bool = False,
     keep: Int[Array, "B K"] | None = None,
+    tap: Tap = untouched,
 ) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]:
     """Image features, unnormalised.
 
@@ -207,18 +156,14 @@ def encode_image(
       taps: also return the tokens that leave every block, class token first.
       keep: the patches (row-major numbers) that the tower is to see; the others are dropped before the first block,
         which makes training cheaper (FLIP, arXiv 2212.00794). All by default.
+      tap: called with "block_0", ... and the tokens that leave the block; the tower continues with what it returns.
 
     Raises:
       ValueError: pixels of another size than `config.vision.image_size`.
     """
-    size = config.vision.image_size
-    if pixels.shape[1:] != (size, size, 3):
-        raise ValueError(
-            f"pixels have shape {pixels.shape}, but this model takes (B, {size}, {size}, 3): resize them, or load "
-            f"the model with image_size={pixels.shape[1]}"
-        )
+    check_pixels(config, pixels.shape)
     tower = _vision(config, pixels.dtype)
-    features, tokens = _apply(tower, params["vision"], pixels, keep)
+    features, tokens = _apply(tower, params["vision"], pixels, keep, tap)
     return (features, tokens) if taps else features
 
 
@@ -321,6 +266,16 @@ def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def check_pixels(config: ClipConfig, shape: tuple[int, ...]) -> None:
+    """Refuse pixels (B, H, W, 3) of another size than the position embedding was made for."""
+    size = config.vision.image_size
+    if shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"pixels have shape {shape}, but this model takes (B, {size}, {size}, 3): resize them, or load "
+            f"the model with image_size={shape[1]}"
+        )
+
+
 def _apply(tower: nn.Module, params: dict, *args: Any) -> Any:
     # Flax types the result of `apply` as if variables might come back beside it.
     return tower.apply({"params": params}, *args)
@@ -332,21 +287,6 @@ def _vision(config: ClipConfig, dtype) -> VisionTower:
 
 def _text(config: ClipConfig, dtype) -> TextTower:
     return TextTower(config.text, config.projection_dim, dtype)
-
-
-def _block(c: VisionConfig | TextConfig, i: int, *, causal: bool, dtype) -> Block:
-    return Block(
-        c.heads, c.mlp_width, c.activation, c.layer_norm_eps, causal, dtype, name=f"block_{i}"
-    )
-
-
-def _norm(name: str, eps: float, dtype) -> nn.LayerNorm:
-    # The fast variance E[x^2] - E[x]^2 loses three digits on CLIP's large activations.
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def _projection(width: int, dtype) -> nn.Dense:
-    return nn.Dense(width, use_bias=False, dtype=dtype, name="projection")
 
 
 def _check_length(config: ClipConfig, length: int) -> None:

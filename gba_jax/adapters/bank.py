@@ -108,9 +108,7 @@ def dirichlet(
     batch: int, *, concentration: float = CONCENTRATION, key: PRNGKeyArray
 ) -> Float[Array, "B S"]:
     """Mixture weights of the 64 styles, one row per sample; each sums to 1."""
-    # Gamma variates come one after the other on CPU; a key per sample lets all samples advance together.
-    one = lambda k: jax.random.dirichlet(k, jnp.full(STYLES, concentration))
-    return jax.vmap(one)(jax.random.split(key, batch))
+    return jax.random.dirichlet(key, jnp.full(STYLES, concentration), (batch,))
 
 
 def fill(bank: Bank, mean: Float[Array, "n E"], deviation: Float[Array, "n E"]) -> Bank:

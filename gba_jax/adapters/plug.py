@@ -174,11 +174,11 @@ class Plug:
           key: needed in training.
 
         Raises:
-          ValueError: training without a key, parameters made for other channels, or a style bank of zeros.
+          ValueError: training without a key, parameters made for other channels or text rows, or a style bank of zeros.
         """
         if train and key is None:
             raise ValueError("the adapters are random in training: pass key=, or train=False")
-        _check_params(module, params)
+        _check_params(module, params, text.shape[-1])
         if module.preset == "intent" and "style_bank" in stats:
             banks.check(stats["style_bank"])
         style_key, words_key = (None, None) if key is None else jax.random.split(key)
@@ -261,7 +261,7 @@ def _to_map(x: Array, tap: TapSpec, grid: tuple[int, int] | None) -> tuple[Array
     return prefix, tokens.reshape(x.shape[0], height, width, x.shape[2])
 
 
-def _check_params(module: GBA, params: Mapping[str, Any]) -> None:
+def _check_params(module: GBA, params: Mapping[str, Any], text_width: int) -> None:
     problems = []
     for name, adapter in ((module.shallow, "sda"), (module.deep, "cca")):
         if name is None:
@@ -277,5 +277,7 @@ def _check_params(module: GBA, params: Mapping[str, Any]) -> None:
             problems.append(
                 f"{adapter} was made for {made_for} channels, tap {name!r} has {channels}"
             )
+        if adapter == "cca" and (rows := inside["key_norm"]["scale"].shape[0]) != text_width:
+            problems.append(f"cca was made for text rows of width {rows}, they have {text_width}")
     if problems:
         raise ValueError("the parameters do not fit the backbone: " + "; ".join(problems))

@@ -201,6 +201,8 @@ def test_everything_that_does_not_fit_is_reported_together():
     with pytest.raises(ValueError, match=r"sda was made for 4 channels, tap 'res3' has 6; cca was made for 8"):  # fmt: skip
         Plug(swapped, params, stats, **WORDS)
     module = _gba()[0]
+    with pytest.raises(ValueError, match="text rows of width 5, they have 9"):
+        Plug(module, params, stats, text=jnp.zeros((V, 9)), row_mask=WORDS["row_mask"])
     with pytest.raises(ValueError, match="sda at tap 'res2' has no parameters"):
         Plug(module, {"cca": params["cca"]}, stats, **WORDS)
     with pytest.raises(ValueError, match=r"'res2' was announced with 4 channels.*\(1, 2, 2, 9\)"):
