@@ -1,1 +1,1 @@
-"""Hosts: segmentation models that take a vocabulary, and adapters where they have taps (gba.md 6)."""
+"""Hosts: segmentation models that take a vocabulary, and adapters where they have taps."""
