@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.clip.weights import FLOATS, WeightsError
+from core_jax.clip.weights import FLOATS, WeightsError, not_finite, raise_all
 
 # Permutations that turn torch's kernels into Flax's: (out, in) to (in, out), (out, in, h, w) to (h, w, in, out).
 LINEAR = (1, 0)
@@ -74,14 +74,14 @@ def read(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], shapes: Shapes)
         elif value.shape != entry.shape:
             problems.append(f"shape: {name} is {value.shape}, expected {entry.shape}")
         else:
-            problems += _not_finite(name, value)
+            problems += not_finite(name, value)
             value = value.astype(np.float32)
             parts = np.split(value, len(entry.paths)) if len(entry.paths) > 1 else [value]
             for path, part in zip(entry.paths, parts, strict=True):
                 flat[path] = part if entry.axes is None else part.transpose(entry.axes)
     for name in sorted(wanted.keys() - set(tensors)):
         problems.append(f"missing: {name} of shape {wanted[name].shape}")
-    _raise(problems, "the checkpoint does not fit its configuration")
+    raise_all(problems, "the checkpoint does not fit its configuration")
     return flax.traverse_util.unflatten_dict({p: jnp.asarray(v) for p, v in flat.items()}, sep="/")
 
 
@@ -99,8 +99,8 @@ def write(params: Mapping, rows: Sequence[Row], shapes: Shapes) -> dict[str, np.
         elif flat[path].shape != shapes[path]:
             problems.append(f"shape: {path} is {flat[path].shape}, expected {shapes[path]}")
         else:
-            problems += _not_finite(path, flat[path])
-    _raise(problems, "the parameters do not fit their configuration")
+            problems += not_finite(path, flat[path])
+    raise_all(problems, "the parameters do not fit their configuration")
     tensors = {}
     for name, entry in _entries(rows, shapes).items():
         parts = [flat[path].astype(np.float32) for path in entry.paths]
@@ -132,14 +132,3 @@ def _entries(rows: Sequence[Row], shapes: Shapes) -> dict[str, _Entry]:
             f"{sorted(covered - shapes.keys())}"
         )
     return entries
-
-
-def _not_finite(name: str, value: np.ndarray) -> list[str]:
-    bad = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
-    return [f"not finite: {bad} of {np.size(value)} values of {name}"] if bad else []
-
-
-def _raise(problems: list[str], summary: str) -> None:
-    if problems:
-        listed = "\n  ".join(problems)
-        raise WeightsError(f"{summary} ({len(problems)} problems):\n  {listed}")

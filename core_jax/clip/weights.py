@@ -110,7 +110,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> d
         elif value.shape != shape:
             problems.append(f"shape: {name} is {value.shape}, expected {shape}")
         else:
-            problems += _not_finite(name, value)
+            problems += not_finite(name, value)
             value = value.astype(np.float32)
             flat[path] = value if row.axes is None else value.transpose(row.axes)
     given = {_our_path(name)[0] for name in tensors}
@@ -118,7 +118,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> d
         name, row = _their_name(path)
         shape = _foreign_shape(expected[path], row)
         problems.append(f"missing: {name} of shape {shape}")
-    _raise(problems, "the checkpoint does not fit its config.json")
+    raise_all(problems, "the checkpoint does not fit its config.json")
     return flax.traverse_util.unflatten_dict({p: jnp.asarray(v) for p, v in flat.items()}, sep="/")
 
 
@@ -148,11 +148,11 @@ def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> 
             continue
         with np.errstate(over="ignore"):
             value = value.astype(jnp.dtype(dtype))
-        problems += _not_finite(f"{path} as {dtype}", value)
+        problems += not_finite(f"{path} as {dtype}", value)
         if row.axes is not None:
             value = value.transpose(np.argsort(row.axes))
         tensors[name] = np.ascontiguousarray(value).reshape(value.shape)
-    _raise(problems, "the parameters do not fit their configuration")
+    raise_all(problems, "the parameters do not fit their configuration")
     return tensors
 
 
@@ -229,12 +229,14 @@ def _foreign_shape(shape: tuple[int, ...], row: Row) -> tuple[int, ...]:
     return shape if row.axes is None else tuple(shape[i] for i in np.argsort(row.axes))
 
 
-def _not_finite(name: str, value: np.ndarray) -> list[str]:
+def not_finite(name: str, value: np.ndarray) -> list[str]:
+    """The problem of a tensor with nan or infinite values, if it has any."""
     bad = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
     return [f"not finite: {bad} of {np.size(value)} values of {name}"] if bad else []
 
 
-def _raise(problems: list[str], summary: str) -> None:
+def raise_all(problems: list[str], summary: str) -> None:
+    """Raise one WeightsError that lists all problems, if there are any."""
     if problems:
         listed = "\n  ".join(problems)
         raise WeightsError(f"{summary} ({len(problems)} problems):\n  {listed}")
