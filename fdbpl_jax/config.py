@@ -5,24 +5,21 @@ one message. Everything below it takes these frozen dataclasses.
 """
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
+from core_jax.train import settings
+from core_jax.train.settings import ConfigError
 from fdbpl_jax.losses import LossConfig
 from fdbpl_jax.prompts import POSITIONS, PromptConfig
 from fdbpl_jax.text import MODES
 
+__all__ = ["Config", "ConfigError", "DataConfig", "LookupConfig", "read"]
+
 METHODS = ("zeroshot", "coop", "kgcoop", "kdpl", "fdbpl")
 DISTILLED = ("kdpl", "fdbpl")
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be used; one line per problem."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,8 +147,6 @@ class Config:
         return self.method != "zeroshot" and not self.fresh
 
 
-# Groups of the same ConfigDict that other parts read: the loop's options, and which task this is.
-_FOREIGN = ("task", "fit")
 _CHOICES = {
     "method": METHODS,
     "teacher_source": ("lookup", "online"),
@@ -195,79 +190,13 @@ def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: unknown keys (with the nearest known one), wrong types and impossible values, all in one message.
     """
-    problems: list[str] = []
-    values = {name: config[name] for name in config if name not in _FOREIGN}
-    settings = _read(Config, values, "", problems)
-    if not problems:
-        problems += _impossible(settings)
-    if problems:
-        raise ConfigError("the configuration cannot be used:\n  " + "\n  ".join(problems))
-    return settings
-
-
-def _read(kind: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {}
-    for name in values:
-        value, full = values[name], f"config.{prefix}{name}"
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
-            problems.append(
-                f"{full}={value!r}: there is no such key; the nearest is config.{prefix}{near[0]}"
-            )
-        elif dataclasses.is_dataclass(hints[name]):
-            if isinstance(value, Mapping) or hasattr(value, "to_dict"):
-                known[name] = _read(hints[name], value, f"{prefix}{name}.", problems)
-            else:
-                problems.append(f"{full}={value!r}: expected a group of values")
-        else:
-            known[name] = _typed(hints[name], value, full, problems)
-    return kind(**known)
-
-
-def _typed(hint: Any, value: Any, full: str, problems: list[str]) -> Any:
-    """The value as its declared type; integers pass for numbers, lists for tuples, True for "True"."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    hint = options[0]
-    if typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if items[-1] is Ellipsis and isinstance(value, (tuple, list)):
-            items = items[:1] * len(value)
-        if isinstance(value, (tuple, list)) and len(value) == len(items):
-            return tuple(
-                _typed(item, part, f"{full}[{i}]", problems)
-                for i, (item, part) in enumerate(zip(items, value, strict=True))
-            )
-        count = "a tuple of" if items[-1] is Ellipsis else f"{len(items)}"
-        problems.append(f"{full}={value!r}: expected {count} numbers")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, bool) and "True" in _CHOICES.get(full[7:], ()):
-        return str(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        meaning = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
-        problems.append(f"{full}={value!r}: expected {meaning[hint]}")
-    return value
+    return settings.read(
+        Config, config, choices=_CHOICES, at_least=_AT_LEAST, impossible=_impossible
+    )
 
 
 def _impossible(config: Config) -> Iterator[str]:
     """What is of the right type and still makes no sense."""
-
-    def get(key: str) -> Any:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        return value
-
-    for key, choices in _CHOICES.items():
-        if get(key) not in choices:
-            yield f"config.{key}={get(key)!r}: expected one of {', '.join(choices)}"
-    for key, low in _AT_LEAST.items():
-        if not get(key) >= low:
-            yield f"config.{key}={get(key)!r}: expected at least {low}"
     loss, data, lookup = config.loss, config.data, config.lookup
     low, high = loss.weight_range
     if not 0 <= low < high <= 1:

@@ -2,7 +2,7 @@
 
 from core_jax.clip import openclip, zeroshot
 from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
-from core_jax.clip.dense import encode_dense
+from core_jax.clip.dense import dense_maps, encode_dense, project_dense
 from core_jax.clip.io import Clip, load, save
 from core_jax.clip.model import (
     embed_tokens,
@@ -32,6 +32,7 @@ __all__ = [
     "TokenizerError",
     "VisionConfig",
     "WeightsError",
+    "dense_maps",
     "embed_tokens",
     "encode_dense",
     "encode_embedded",
@@ -45,6 +46,7 @@ __all__ = [
     "normalise",
     "openclip",
     "preprocess",
+    "project_dense",
     "resize",
     "resolve",
     "save",

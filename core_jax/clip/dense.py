@@ -56,20 +56,75 @@ class UnmixedBlock(Block):
 
 
 class DenseTower(model.VisionTower):
-    """The image tower with an unmixed last block: (B, H, W, 3) to (B, h, w, D), and the last keys (B, h, w, width)."""
+    """The image tower with an unmixed last block: (B, H, W, 3) to (what leaves the blocks by name, the last keys)."""
 
     mode: Mode = "residual"
 
     @nn.compact
     def __call__(self, pixels, tap=untouched):
         """Calls `tap` on the tokens of every block but the last, and on the map of the last as "dense"."""
-        c, last = self.config, self.config.layers - 1
-        x, _ = self.through(self.enter(pixels), last, tap)
+        c, last, maps = self.config, self.config.layers - 1, {}
+
+        def noted(name, x):
+            maps[f"{name}/raw"], maps[name] = x, tap(name, x)
+            return maps[name]
+
+        x, _ = self.through(self.enter(pixels), last, noted)
         block = make_block(c, last, causal=False, dtype=self.dtype, kind=UnmixedBlock)
         on_grid = lambda tokens: tokens.reshape(-1, c.grid, c.grid, c.width)
         x, keys = map(on_grid, block(x, self.mode))
-        x = norm("post_norm", c.layer_norm_eps, self.dtype)(tap("dense", x))
-        return projection(self.projection_dim, self.dtype)(x), keys
+        noted("dense", x)
+        return maps, keys
+
+
+class Head(nn.Module):
+    """CLIP's final norm and projection, which it applies to its class token alone, on any features (..., width)."""
+
+    eps: float
+    projection_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        """Returns (..., D)."""
+        x = norm("post_norm", self.eps, self.dtype)(x)
+        return projection(self.projection_dim, self.dtype)(x)
+
+
+def dense_maps(
+    params: dict,
+    config: ClipConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    mode: Mode = "residual",
+    tap: Tap = untouched,
+) -> dict[str, Float[Array, "B ... width"]]:
+    """What leaves the blocks of the image tower, for decoders: "dense" alone is a map (B, h, w, width).
+
+    Args:
+      params: as `init` or `load` give them.
+      config: the model; `pixels` must have its image size.
+      pixels: as for `encode_dense`.
+      mode: as for `encode_dense`.
+      tap: as for `encode_dense`.
+
+    Returns:
+      "block_0" to the last but one as tokens (B, 1 + N, width), class token first, and "dense", before the head
+      (`project_dense`); each after `tap`, and as "block_0/raw", ... before it.
+
+    Raises:
+      ValueError: an unknown mode, or pixels of another size than `config.vision.image_size`.
+    """
+    return _tower(params, config, pixels, mode, tap)[0]
+
+
+def project_dense(
+    params: dict, config: ClipConfig, features: Float[Array, "... width"]
+) -> Float[Array, "... D"]:
+    """CLIP's head on each pixel of "dense", or on means of such pixels; unnormalised."""
+    head: Any = Head(config.vision.layer_norm_eps, config.projection_dim, features.dtype)
+    inside = {name: params["vision"][name] for name in ("post_norm", "projection")}
+    return head.apply({"params": inside}, features)
 
 
 @overload
@@ -119,9 +174,14 @@ def encode_dense(
     Raises:
       ValueError: an unknown mode, or pixels of another size than `config.vision.image_size`.
     """
+    maps, last_keys = _tower(params, config, pixels, mode, tap)
+    features = project_dense(params, config, maps["dense"])
+    return (features, last_keys) if keys else features
+
+
+def _tower(params: dict, config: ClipConfig, pixels: Array, mode: Mode, tap: Tap) -> Any:
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     model.check_pixels(config, pixels.shape)
     tower: Any = DenseTower(config.vision, config.projection_dim, pixels.dtype, mode)
-    features, last_keys = tower.apply({"params": params["vision"]}, pixels, tap)
-    return (features, last_keys) if keys else features
+    return tower.apply({"params": params["vision"]}, pixels, tap)

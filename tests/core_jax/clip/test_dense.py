@@ -172,3 +172,23 @@ def test_wrong_calls_are_refused(saved):
             jnp.zeros((2, 32, 32, 3), jnp.float32),
             mode="values",  # pyright: ignore[reportArgumentType]
         )
+
+
+@few
+def test_maps_before_and_after_the_tap(reference):
+    ours, pixels = reference.ours, random_pixels(reference)
+    layers, grid = ours.config.vision.layers, ours.config.vision.grid
+    doubled = lambda name, x: 2 * x if name == "dense" else x
+
+    @jax.jit
+    def run(pixels):
+        maps = clip.dense_maps(ours.params, ours.config, pixels, tap=doubled)
+        return maps, clip.project_dense(ours.params, ours.config, maps["dense/raw"])
+
+    maps, projected = run(pixels)
+    names = [*(f"block_{i}" for i in range(layers - 1)), "dense"]
+    assert sorted(maps) == sorted([*names, *(f"{name}/raw" for name in names)])
+    np.testing.assert_array_equal(maps["dense"], 2 * maps["dense/raw"])
+    np.testing.assert_array_equal(maps["block_0"], maps["block_0/raw"])
+    assert projected.shape[:3] == (3, grid, grid)
+    close(projected, np.asarray(encode_dense(ours.params, ours.config, pixels)))
