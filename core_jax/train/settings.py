@@ -90,10 +90,13 @@ def _read(
                 problems.append(f"{full}={value!r}: expected a group of values")
         else:
             known[name] = _typed(hints[name], value, full, choices, problems)
+    if problems:  # The dataclass's own checks expect the right types.
+        return None
     try:
         return kind(**known)
     except ValueError as error:
         problems.append(f"config.{prefix.removesuffix('.')}: {error}")
+        return None
 
 
 def _typed(hint: Any, value: Any, full: str, choices: Choices, problems: list[str]) -> Any:
