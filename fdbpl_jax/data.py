@@ -26,23 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int64
 
-from core_jax.data import images, rng
+from core_jax.data import images, rng, stream
 from fdbpl_jax import lookup as lookups
 from fdbpl_jax import regions
 from fdbpl_jax.datasets import Item
 
 Path = pathlib.Path
 SOURCES = ("resident", "features", "images", "fresh")
-# More visits than any run makes: the stream has no end, and grain wants a length.
-_ENDLESS = 2**40
 
 
-# A pass keeps one order for all of its visits, and an image one order of its regions for R / K passes.
-@functools.lru_cache(maxsize=4)
-def _image_order(seed: int, number: int, n: int) -> np.ndarray:
-    return rng.permutation(f"images:{seed}:{number}", n).astype(np.int32)
-
-
+# An image keeps one order of its regions for R / K passes.
 @functools.lru_cache(maxsize=65_536)
 def _region_order(seed: int, sha256: str, cycle: int, count: int) -> np.ndarray:
     return rng.permutation(f"regions:{seed}:{sha256}:{cycle}", count).astype(np.uint16)
@@ -68,8 +61,7 @@ class Visits:
 
     def image(self, visit: int) -> int:
         """The position, in the list of training pictures, of the image that a visit reads."""
-        number, place = divmod(visit, self.num_images)
-        return int(_image_order(self.seed, number, self.num_images)[place])
+        return stream.picture(self.seed, visit, self.num_images)
 
     def regions(self, visit: int) -> Int64[np.ndarray, " K"]:
         """The stored regions that a visit reads; drawn afresh, they are all numbered -1."""
@@ -78,25 +70,6 @@ class Visits:
         cycle, turn = divmod(visit // self.num_images, self.stored // self.per_visit)
         order = _region_order(self.seed, self.digests[self.image(visit)], cycle, self.stored)
         return order[turn * self.per_visit : (turn + 1) * self.per_visit].astype(np.int64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which visits belong to a process: the p-th slice of every step."""
-
-    per_step: int
-    process: int
-    processes: int
-
-    @property
-    def count(self) -> int:
-        """Visits of a step that this process reads."""
-        return self.per_step // self.processes
-
-    def visit(self, position: int) -> int:
-        """The visit at a position of this process' own sequence."""
-        step, place = divmod(position, self.count)
-        return step * self.per_step + self.process * self.count + place
 
 
 def total_steps(num_images: int, batch_size: int, epochs: int) -> int:
@@ -160,14 +133,16 @@ def train_data(
         stored=0 if lookup is None else lookup.regions,
         digests=() if lookup is None else tuple(lookup.images[row].sha256 for row in rows),
     )
-    share = Share(per_step=batch_size // regions_per_visit, process=process, processes=processes)
+    share = stream.Share(
+        per_step=batch_size // regions_per_visit, process=process, processes=processes
+    )
     ids = _Ids(visits=visits, share=share, rows=rows, labels=np.array([i.label for i in items]))
 
     import grain
 
     if source == "resident":
         # Ids cost microseconds, so a whole step is one element; there is nothing for workers to do.
-        steps = grain.MapDataset.range(_ENDLESS // share.count).map(ids.step)
+        steps = grain.MapDataset.range(stream.ENDLESS // share.count).map(ids.step)
         return steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
     load = _Load(
         ids=ids,
@@ -180,7 +155,7 @@ def train_data(
     )
     # Read-ahead is counted in visits; two steps of it hide a slow file without filling the memory with pixels.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * share.count)
-    elements = grain.MapDataset.range(_ENDLESS).map(load).to_iter_dataset(options)
+    elements = grain.MapDataset.range(stream.ENDLESS).map(load).to_iter_dataset(options)
     if workers:
         elements = elements.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
@@ -235,13 +210,13 @@ class _Ids:
     """Positions of this process' sequence -> ids of what is read there."""
 
     visits: Visits
-    share: Share
+    share: stream.Share
     rows: np.ndarray = dataclasses.field(repr=False)
     labels: np.ndarray = dataclasses.field(repr=False)
 
     def visit(self, position: int) -> tuple[int, int, dict[str, np.ndarray]]:
         """(visit, place of the image in the list, ids of its K regions)."""
-        visit = self.share.visit(int(position))
+        visit = self.share.position(int(position))
         place, count = self.visits.image(visit), self.visits.per_visit
         ids = {
             "row": np.full(count, self.rows[place], np.int32),
@@ -254,7 +229,7 @@ class _Ids:
     def step(self, number: int) -> dict[str, np.ndarray]:
         """The ids of all visits of a step; equal to joining them one by one, at a tenth of the cost."""
         first, count = int(number) * self.share.count, self.visits.per_visit
-        visits = [self.share.visit(first + i) for i in range(self.share.count)]
+        visits = [self.share.position(first + i) for i in range(self.share.count)]
         places = np.repeat([self.visits.image(visit) for visit in visits], count)
         chosen = np.concatenate([self.visits.regions(visit) for visit in visits])
         return {
@@ -282,9 +257,9 @@ class _Load:
         image = images.decode(self.root / self.paths[place]) if self.sizes else None
         if self.lookup is None:
             assert image is not None
-            stream = regions.fresh_stream(self.ids.visits.seed, visit)
             height, width = image.shape[:2]
-            box, flip = regions.draw(stream, height, width, len(entry["region"]), self.rule)
+            name = regions.fresh_stream(self.ids.visits.seed, visit)
+            box, flip = regions.draw(name, height, width, len(entry["region"]), self.rule)
         else:
             chosen = entry["region"]
             record = self.lookup.record(int(entry["row"][0]))

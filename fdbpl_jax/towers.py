@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from core_jax import clip, world
+from core_jax.train.settings import compute_dtype
 from fdbpl_jax import datasets
 
 
@@ -72,13 +73,6 @@ def load(name: str) -> clip.Clip:
     if name.startswith("world:"):
         return clip.load(world.pair(name.removeprefix("world:")))
     return clip.load(name)
-
-
-def compute_dtype(setting: str = "auto") -> str:
-    """What towers compute in: "auto" is bfloat16 on accelerators and float32 on CPUs."""
-    if setting != "auto":
-        return setting
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def teacher(

@@ -33,6 +33,7 @@ __all__ = [
     "encode_image",
     "from_openclip",
     "init",
+    "is_convnext",
     "load",
     "load_vit",
     "project",
@@ -103,6 +104,11 @@ def load_vit(source: str | os.PathLike, *, image_size: int | None = None) -> Cli
     if image_size is not None:
         params, config = weights.resize_positions(params, config, image_size)
     return Clip(config, params, Tokenizer(folder, config.text))
+
+
+def is_convnext(folder: str | os.PathLike) -> bool:
+    """Whether a model folder's image tower is a ConvNeXt (`load`) and not a ViT (`load_vit`)."""
+    return isinstance(_read_config(pathlib.Path(folder)), OpenClipConfig)
 
 
 def _read_config(folder: pathlib.Path) -> OpenClipConfig | ClipConfig:

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import jax
+
 Settings = TypeVar("Settings")
 Choices = Mapping[str, tuple[str, ...]]
 
@@ -51,6 +53,13 @@ def read(
     if problems:
         raise ConfigError("the configuration cannot be used:\n  " + "\n  ".join(problems))
     return settings
+
+
+def compute_dtype(setting: str = "auto") -> str:
+    """What towers compute in: "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if setting != "auto":
+        return setting
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _out_of_range(settings: Any, choices: Choices, at_least: Mapping[str, float]) -> list[str]:
