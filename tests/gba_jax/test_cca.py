@@ -1,4 +1,4 @@
-"""CCA: PCNorm against its FFT definition, the released equations against torch, masks, norms, vocabulary sampling."""
+"""CCA: PCNorm against its FFT definition, the released equations (torch: test_released.py), masks, norms, vocabulary sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -115,36 +115,6 @@ def test_highpass_is_a_radial_gain(height, width):
     assert pcnorm.initial_knots().size == 112
     filtered = np.asarray(pcnorm.radial_gain(x, start))
     np.testing.assert_allclose(filtered.mean((1, 2)), 0.0, atol=1e-5)
-
-
-def test_released_equals_its_torch_port():
-    x, text, void = _maps(), _words(), _maps((D,), seed=9)
-    module, params, state = _build(x, "released", random=True, host_void=True)
-    state = {"cca_norm": {"mean": jnp.full(E, 0.2), "var": jnp.linspace(0.5, 2.0, E)}}
-    y, _ = module.apply({"params": params}, x, text, np.ones(V, bool), state, void=void)
-
-    p = jax.tree.map(lambda v: torch.tensor(np.asarray(v)), params)
-    t, n = torch.tensor(x).permute(0, 3, 1, 2), torch.nn.functional
-    u = sum(
-        n.conv2d(t, p["convs"][f"kernel{k}"].permute(3, 2, 0, 1), p["convs"][f"bias{k}"], padding=k // 2, groups=E)
-        for k in (3, 5, 7)
-    ) / 3  # fmt: skip
-    norm = lambda v, q: n.layer_norm(v, v.shape[-1:], q["scale"], q["bias"], 1e-5)
-    linear = lambda v, q: v @ q["kernel"] + q["bias"]
-    query = norm(u.flatten(2).transpose(1, 2), p["query_norm"])
-    rows = torch.cat([torch.tensor(text), n.normalize(torch.tensor(void)[None])])
-    keys, a = norm(rows, p["key_norm"]), p["attention"]
-    scores = linear(query, a["query"]) @ linear(keys, a["key"]).T / E**0.5
-    delta = linear(torch.softmax(scores, -1) @ linear(keys, a["value"]), a["out"])
-    delta = delta.reshape(x.shape).numpy()
-    scale = np.sqrt(np.asarray(state["cca_norm"]["var"]) + 1e-5)
-    delta = torch.tensor(_pcnorm_by_fft(delta, 0.2, scale), dtype=torch.float32)
-    z = query.reshape(x.shape) + p["scale"] * delta + p["bias"]
-    r = p["refine"]
-    gate = n.silu(linear(z, r["project"]))
-    mask = (n.normalize(gate, dim=-1) @ n.normalize(r["prompt"], dim=-1)).clamp(0, 1)
-    expected = z + (gate * mask[..., None]) @ r["out"]
-    np.testing.assert_allclose(y, expected.numpy(), atol=1e-4)
 
 
 def test_released_output_has_nothing_to_do_with_its_input_at_init():

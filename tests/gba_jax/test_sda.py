@@ -1,4 +1,4 @@
-"""SDA: the released equations against torch, the trainable preset's promises, the ablation switches."""
+"""SDA: the released equations (against torch in test_released.py), the trainable preset's promises, the ablation switches."""
 
 import jax
 import jax.numpy as jnp
@@ -37,53 +37,6 @@ def _build(x, preset="intent", random=False, **switches):
     state = sda.initial_state(x.shape[-1], preset, config)
     params = jax.jit(module.init)(KEY, x, state)["params"]
     return module, (_random(params) if random else params), state
-
-
-def torch_conv(x, p, size):
-    kernel = torch.tensor(np.asarray(p[f"kernel{size}"])).permute(3, 2, 0, 1)
-    bias = torch.tensor(np.asarray(p[f"bias{size}"]))
-    return torch.nn.functional.conv2d(x, kernel, bias, padding=size // 2, groups=x.shape[1])
-
-
-def torch_refine(y, p):
-    """The released refinement on (B, E, h, w), after the published pattern of a learned prompt."""
-    p = {k: torch.tensor(np.asarray(v)) for k, v in (p | p["project"]).items() if k != "project"}
-    tokens = y.flatten(2).transpose(1, 2)
-    z = torch.nn.functional.silu(tokens @ p["kernel"] + p["bias"])
-    unit = lambda v: torch.nn.functional.normalize(v, dim=-1, eps=1e-12)
-    mask = (unit(z) @ unit(p["prompt"])).clamp(0, 1)
-    added = (z * mask[..., None]) @ p["out"]
-    return y + added.transpose(1, 2).reshape(y.shape)
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 7, E), (2, 8, 6, E)])
-def test_released_equals_its_torch_port(shape):
-    x = _maps(shape)
-    module, params, state = _build(x, "released", random=True)
-    state = _random(state)
-    state["sda_norm"]["var"] = jnp.abs(state["sda_norm"]["var"]) + 0.5
-    weights = np.random.default_rng(2).dirichlet(np.ones(64), shape[0]).astype(np.float32)
-    y, after = module.apply({"params": params}, x, state, weights=weights)
-    jax.tree.map(np.testing.assert_array_equal, after, state)
-
-    t = torch.tensor(x).permute(0, 3, 1, 2)
-    p, s = (
-        jax.tree.map(np.asarray, params),
-        jax.tree.map(lambda v: torch.tensor(np.asarray(v)), state),
-    )
-    u = sum(torch_conv(t, p["convs"], k) for k in (3, 5, 7))
-    channel = lambda v: v[None, :, None, None]
-    normed = (u - channel(s["sda_norm"]["mean"])) / torch.sqrt(channel(s["sda_norm"]["var"]) + 1e-5)
-    f = torch.fft.rfft2(normed)
-    clamp = lambda v: torch.where(v.abs() < 1e-5, torch.full_like(v, 1e-5), v)
-    amplitude = torch.sqrt(clamp(f.real**2 + f.imag**2))
-    phase = torch.atan2(f.imag, clamp(f.real))
-    mu, sigma = (torch.tensor(weights) @ s["style_bank"][k] for k in ("mean", "deviation"))
-    styled = (sigma[..., None, None] * amplitude + mu[..., None, None]) * torch.exp(1j * phase)
-    styled = torch.fft.irfft2(styled, s=shape[1:3])
-    styled = channel(torch.tensor(p["scale"])) * styled + channel(torch.tensor(p["bias"]))
-    expected = torch_refine(t + styled / 3, p["refine"]).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(y, expected.numpy(), atol=1e-4)
 
 
 def test_released_zero_banks_leave_the_bias_alone():
