@@ -20,10 +20,11 @@ def corners(
     """The four pixels around each point, as flat indices, and their bilinear weights (0 outside the picture)."""
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = jnp.floor(x), jnp.floor(y)
+    down, right = y - top, x - left
     index, weight = [], []
-    for row in (top, top + 1.0):
-        for column in (left, left + 1.0):
-            share = (1.0 - jnp.abs(y - row)) * (1.0 - jnp.abs(x - column))
+    for row, row_share in ((top, 1.0 - down), (top + 1.0, down)):
+        for column, column_share in ((left, 1.0 - right), (left + 1.0, right)):
+            share = row_share * column_share
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             weight.append(jnp.where(inside, share, 0.0))
             i = jnp.clip(row, 0, height - 1).astype(jnp.int32)
