@@ -152,7 +152,8 @@ def _segments(entry: SegmentList, ids: np.ndarray) -> Segments:
             f"{entry.path} holds the segment ids {some(unlisted)}, which its table does not list: "
             "picture and table do not belong together"
         )
-    there = set(by_size[np.unique(place[place < len(known)])].tolist())
+    pixels = np.bincount(place.ravel(), minlength=len(known) + 1)[:-1]
+    there = set(by_size[pixels > 0].tolist())
     kept = sorted(there, key=lambda k: (entry.crowd[k], k))
     row = np.full(len(known) + 1, IGNORE, np.int32)
     row[np.argsort(by_size)[kept]] = np.arange(len(kept))
