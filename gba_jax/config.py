@@ -15,11 +15,11 @@ from core_jax.train.settings import ConfigError
 from gba_jax.adapters import GBAConfig
 from gba_jax.adapters.config import PRESETS
 from gba_jax.datasets import NAMES
-from gba_jax.hosts.cost import CostConfig
+from gba_jax.hosts.cost_config import CostConfig
 from gba_jax.hosts.masks import MaskConfig
 from gba_jax.losses import MaskLossConfig
 
-__all__ = ["AdapterConfig", "Config", "ConfigError", "DataConfig", "read"]
+__all__ = ["AdapterConfig", "Config", "ConfigError", "DataConfig", "TestConfig", "read"]
 
 HOSTS = ("maskclip", "cost", "masks")
 USES = ("none", "sda", "cca", "both")
@@ -86,6 +86,25 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """How pictures of any size become a host's inputs when it is judged or asked (`gba_jax.windows`).
+
+    Attributes:
+      plan: "whole", "sliding", "padded", or "auto": "whole" for a ViT and "padded" for a ConvNeXt.
+      resize, stride: of "sliding", in pixels; its windows have the side `image_size`.
+      short, long: of "padded", in pixels.
+      batch_size: pictures that are judged together.
+    """
+
+    plan: Literal["auto", "whole", "sliding", "padded"] = "auto"
+    resize: int = 640
+    stride: int = 256
+    short: int = 800
+    long: int = 1333
+    batch_size: int = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One run.
 
@@ -94,6 +113,7 @@ class Config:
       clip: folder in HuggingFace's or OpenCLIP's layout, hub id, or "world:student" / "world:teacher".
       image_size: side of the training pictures in pixels, and of a ViT's input.
       dense_mode: what leaves the last block of a ViT (`core_jax.clip.encode_dense`).
+      test: how pictures become inputs outside training.
       templates: name of the sentences (`gba_jax.templates`).
       text_cache: folder that keeps text embeddings; "" keeps none.
       ignore: cost aggregation: ignored pixels are left out ("drop") or negatives of all classes ("negative").
@@ -123,6 +143,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     cost: CostConfig = dataclasses.field(default_factory=CostConfig)
     masks: MaskConfig = dataclasses.field(default_factory=MaskConfig)
+    test: TestConfig = dataclasses.field(default_factory=TestConfig)
     mask_loss: MaskLossConfig = dataclasses.field(default_factory=MaskLossConfig)
     ignore: Literal["drop", "negative"] = "drop"
     clip_finetune: Literal["none", "qv", "full"] = "none"
@@ -173,6 +194,7 @@ _AT_LEAST = {
     "data.workers": 0,
     "data.judge_limit": 0,
     "adapters.refresh_epochs": 0,
+    "test.batch_size": 1,
 }
 
 

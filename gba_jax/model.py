@@ -6,6 +6,7 @@ queries, G segment slots.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,13 +15,15 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from core_jax.train import Params
 from gba_jax import adapters, fourier, losses
 from gba_jax.adapters import GBA, Plug
 from gba_jax.backbones import Backbone
 from gba_jax.hosts import cost, ensemble, mask_outputs, maskclip, masks
+from gba_jax.hosts.cost_config import CostConfig
+from gba_jax.hosts.masks import MaskConfig
 from gba_jax.hosts.pyramid import SimplePyramid
 from gba_jax.vocabulary import TextRows
 
@@ -67,8 +70,8 @@ class Segmenter:
     host: str
     backbone: Backbone
     gba: GBA | None = None
-    cost: cost.CostConfig = dataclasses.field(default_factory=cost.CostConfig)
-    masks: masks.MaskConfig = dataclasses.field(default_factory=masks.MaskConfig)
+    cost: CostConfig = dataclasses.field(default_factory=CostConfig)
+    masks: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     mask_loss: losses.MaskLossConfig = dataclasses.field(default_factory=losses.MaskLossConfig)
     ignore: str = "drop"
     amplitude: str = "none"
@@ -120,7 +123,8 @@ class Segmenter:
         if self._has_pyramid:
             made["pyramid"] = _init(SimplePyramid(self.masks.width), maps["dense"], key=pyramid_key)
         args = self._inputs(made, clip_params, maps, text)
-        made["host"] = _init(self._module, *args, key=host_key)
+        options = {"train": False} if self.host == "cost" else {}
+        made["host"] = _init(self._module, *args, key=host_key, **options)
         return made
 
     def loss(
@@ -270,9 +274,9 @@ class Segmenter:
         return self.backbone.project(clip_params, deep), guides, text
 
 
-def _init(module: nn.Module, *args: Any, key: PRNGKeyArray) -> dict:
+def _init(module: nn.Module, *args: Any, key: PRNGKeyArray, **options: Any) -> dict:
     # The text rows and maps are arguments: as constants they would be folded while compiling.
-    return dict(jax.jit(module.init)(key, *args))["params"]
+    return dict(jax.jit(functools.partial(module.init, **options))(key, *args))["params"]
 
 
 def _partition(params: Tree, pattern: str) -> tuple[dict, dict]:

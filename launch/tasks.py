@@ -20,9 +20,16 @@ def _contrastive(config: ml_collections.ConfigDict) -> Any:
     return contrastive.build(config)
 
 
+def _gba(config: ml_collections.ConfigDict) -> Any:
+    from gba_jax import task
+
+    return task.build(config)
+
+
 TASKS: dict[str, Callable[[ml_collections.ConfigDict], Any]] = {
     "contrastive": _contrastive,
     "fdbpl": _fdbpl,
+    "gba": _gba,
 }
 
 
@@ -47,9 +54,14 @@ def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> l
       params: core_jax.train.Params.
 
     Returns:
-      For "fdbpl" a line per part of the classes (docs/workdir.md); for other tasks one line with "task" and "metrics".
+      For "fdbpl" a line per part of the classes and for "gba" one per judged split (docs/workdir.md); for other tasks one
+      line with "task" and "metrics".
     """
     metrics = task.evaluate(params.trainable, params.frozen, params.stats)
+    if config.task == "gba":
+        from gba_jax import task as gba
+
+        return gba.result_lines(config.to_dict(), metrics, task.pins)
     if config.task != "fdbpl":
         return [{"task": config.task, "metrics": {k: float(v) for k, v in metrics.items()}}]
     from fdbpl_jax import evaluate, towers

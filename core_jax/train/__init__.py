@@ -2,6 +2,7 @@
 
 from core_jax.train.checkpoint import CheckpointError
 from core_jax.train.feed import DataEndedError
+from core_jax.train.learned import learned
 from core_jax.train.loop import FitOptions, fit, restore
 from core_jax.train.step import State
 from core_jax.train.stop import PREEMPTED_EXIT_CODE, NonFiniteError, Preempted
@@ -21,5 +22,6 @@ __all__ = [
     "Task",
     "WorkdirError",
     "fit",
+    "learned",
     "restore",
 ]

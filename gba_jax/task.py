@@ -1,0 +1,243 @@
+"""Open-vocabulary segmentation with and without GBA (arXiv 2409.08468) as a task of the shared training loop.
+
+One configuration, one loss function. The image tower is frozen (unless `clip_finetune` says otherwise), text rows are made
+once, and a step runs tower, adapters and host on uint8 pictures. Shapes: B pictures, C classes (padded).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core_jax import train
+from core_jax.train import Aux, Params, Task
+from gba_jax import config as configs
+from gba_jax import data, datasets, evaluate, inputs, shifts
+from gba_jax.inputs import Inputs, open_inputs
+from gba_jax.model import Segmenter
+from gba_jax.vocabulary import TextRows
+
+WORDS = "trained_words"
+# Leaves that weight decay acts on; norms, biases, gains, prompts and embeddings are spared.
+_DECAYED = ("kernel", "out")
+
+
+def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
+    """The task of a configuration such as `configs/gba_world.py`.
+
+    Raises:
+      ValueError: unknown keys, wrong types, impossible values, or inputs that cannot be used; all of a kind at once.
+    """
+    opened = open_inputs(configs.read(config))
+    settings = opened.config
+    return Task(
+        init=functools.partial(init, opened),
+        loss=functools.partial(loss, opened.segmenter),
+        train_data=functools.partial(train_data, opened),
+        evaluate=functools.partial(judge, opened),
+        optimizer=functools.partial(optimizer, settings),
+        sharding_rules=(("trainable/.*", PartitionSpec()),) if settings.trained else (),
+        total_steps=settings.steps if settings.trained else 0,
+        batch_ids=("image_id",),
+        pins=opened.pins,
+    )
+
+
+def init(opened: Inputs, key: PRNGKeyArray) -> Params:
+    """Fresh host and adapters on the opened tower; the host from `init_from` where one is named."""
+    params = opened.segmenter.init(opened.clip.params, opened.text, key=key)
+    if not opened.config.trained:
+        return params
+    trainable = params.trainable
+    if opened.config.init_from:
+        trainable = start_from(opened.config.init_from, trainable)
+    words = {WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
+    return Params(trainable=trainable, frozen=params.frozen, stats=params.stats | words)
+
+
+def start_from(workdir: str, trainable: dict[str, Any]) -> dict[str, Any]:
+    """The trainables with the host (and what else is not the adapters') of another run.
+
+    Raises:
+      ConfigError: that run has no checkpoint, or its host has other arrays; all are listed.
+    """
+    try:
+        found = train.learned(workdir)[0]["trainable"]
+    except train.CheckpointError as error:
+        raise configs.ConfigError(f"config.init_from={workdir}: {error}") from error
+    form = lambda tree: {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    wanted = {group: tree for group, tree in trainable.items() if group != "gba"}
+    given = {group: tree for group, tree in found.items() if group != "gba"}
+    ours, theirs = form(wanted), form(given)
+    wrong = [
+        f"{name}: {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if wrong:
+        raise configs.ConfigError(
+            f"config.init_from={workdir} has another host ({len(wrong)} differences):\n  "
+            + "\n  ".join(wrong[:20])
+        )
+    return trainable | jax.tree.map(jnp.asarray, given)
+
+
+def loss(
+    segmenter: Segmenter,
+    trainable: dict,
+    frozen: dict,
+    stats: dict,
+    batch: Any,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Aux]:
+    """The host's loss on one batch; see `gba_jax.losses` and the hosts."""
+    value, new, metrics = segmenter.loss(trainable, frozen, stats, batch, key)
+    size = jnp.asarray(batch["dropped"].shape[0], jnp.float32)
+    metrics["dropped_segments"] = (jnp.sum(batch["dropped"]).astype(jnp.float32), size)
+    return value, Aux(stats=stats | new, metrics=metrics)
+
+
+def train_data(opened: Inputs, seed: int) -> Any:
+    """The endless stream of training batches."""
+    settings = opened.config
+    return data.train_data(
+        opened.train,
+        batch_size=settings.batch_size,
+        size=settings.image_size,
+        seed=seed,
+        augment=settings.data.augment,
+        slots=settings.data.slots,
+        workers=settings.data.workers,
+    )
+
+
+def learning_rate(config: configs.Config) -> optax.Schedule:
+    """Linear warm-up, then a cosine to 0, or steps of 0.1 at 8/9 and 26/27 of the run (FC-CLIP's)."""
+    after = config.steps - config.warmup
+    if config.schedule == "cosine":
+        rest = optax.cosine_decay_schedule(config.lr, max(1, after))
+    else:
+        places = {
+            max(1, round(config.steps * part) - config.warmup): 0.1 for part in (8 / 9, 26 / 27)
+        }
+        rest = optax.piecewise_constant_schedule(config.lr, places)
+    if not config.warmup:
+        return rest
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, config.lr, config.warmup), rest], [config.warmup]
+    )
+
+
+def optimizer(config: configs.Config) -> optax.GradientTransformation:
+    """AdamW on clipped gradients; host and tower have rates of their own."""
+    rates = {"host": config.host_lr, "pyramid": config.host_lr, "clip": config.clip_lr, "gba": 1.0}
+    times = lambda rate, tree: jax.tree.map(lambda x: x * rate, tree)
+    scale = optax.stateless(lambda updates, _: {g: times(rates[g], x) for g, x in updates.items()})
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        scale,
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
+
+
+def decayed(params: Any) -> Any:
+    """Which leaves weight decay acts on."""
+    last = lambda path: jax.tree_util.keystr(path[-1:], simple=True)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: last(path) in _DECAYED and x.ndim >= 2, params
+    )
+
+
+def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
+    """The scores of every split of `data.judge`, as "split/name"; rates in percent, "split/shift_kind" under style shift."""
+    settings, found = opened.config, {}
+    params = Params(trainable=trainable, frozen=frozen, stats=stats)
+    for number, split in enumerate(settings.data.judge):
+        dataset = limited(inputs.read_dataset(settings, split), settings.data.judge_limit)
+        words = dataset.vocabulary
+        text = opened.rows(words)
+        seen = opened.seen(words, len(text.class_mask))
+        judge_one = functools.partial(
+            evaluate.judge,
+            **functions(opened.segmenter, params, text, seen),
+            dataset=dataset,
+            text=text,
+            seen=seen,
+            plan=inputs.plan(settings, opened.clip.backbone),
+            batch_size=settings.test.batch_size,
+        )
+        scores = judge_one()
+        if settings.data.shifts and number == 0:
+            references = shifts.reference_set(opened.train)
+            shifted = functools.partial(judge_one, references=references)
+            suite = evaluate.judge_suite(lambda shift, ask=shifted: ask(shift=shift))
+            scores |= {f"shift_{kind}": value for kind, value in suite.items()}
+        counts = ("images",)
+        found |= {
+            f"{split}/{name}": float(value) if name in counts else 100.0 * float(value)
+            for name, value in scores.items()
+        }
+        found[f"{split}/vocabulary"] = float(len(words.classes))
+    return found
+
+
+def result_lines(
+    config: Mapping[str, Any], metrics: Mapping[str, float], pins: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The lines of results.jsonl (docs/workdir.md): one a judged split, rates in percent, None where nothing was scored."""
+    settings, lines = configs.read(config), []
+    for entry in settings.data.judge:
+        name, colon, rest = entry.partition(":")
+        found = {
+            key.removeprefix(f"{entry}/"): None if math.isnan(value) else value
+            for key, value in metrics.items()
+            if key.startswith(f"{entry}/")
+        }
+        shift = {key[6:]: found.pop(key) for key in list(found) if key.startswith("shift_")}
+        counts = {key: int(found.pop(key)) for key in ("images", "vocabulary")}
+        lines.append(
+            {
+                "task": "gba",
+                "dataset": name if colon else settings.data.dataset,
+                "split": rest if colon else entry,
+                "host": settings.host,
+                "adapters": settings.adapters.use,
+                "clip": settings.clip,
+                "clip_digest": pins["clip"],
+                **counts,
+                **found,
+                "shift": shift or None,
+            }
+        )
+    return lines
+
+
+def functions(
+    segmenter: Segmenter, params: Params, text: TextRows, seen: np.ndarray
+) -> dict[str, Any]:
+    """What a host is asked with: "score" of pictures, or "queries" where it has some; jitted."""
+    mask = jnp.asarray(seen)
+    if segmenter.host == "masks":
+        ask = jax.jit(segmenter.queries)
+        return {"score": None, "queries": lambda images: ask(params, images, text, mask)}
+    ask = jax.jit(segmenter.scores)
+    return {"score": lambda images: ask(params, images, text, mask)}
+
+
+def limited(dataset: datasets.Dataset, most: int) -> datasets.Dataset:
+    """The first `most` pictures of a data set; all for 0."""
+    return dataclasses.replace(dataset, items=dataset.items[:most]) if most else dataset
