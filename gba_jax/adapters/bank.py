@@ -135,7 +135,8 @@ def fill(bank: Bank, mean: Float[Array, "n E"], deviation: Float[Array, "n E"]) 
             f"{mean.shape[0]} images are too few for a style bank: pass the statistics of at least {FIFO}, or leave it "
             "empty and let training fill it"
         )
-    filled = update({**bank, "ready": jnp.zeros((), bool)}, (mean, deviation), refresh_steps=1)
+    choose = jax.jit(update, static_argnames="refresh_steps")
+    filled = choose({**bank, "ready": jnp.zeros((), bool)}, (mean, deviation), refresh_steps=1)
     check(filled)
     return filled
 
