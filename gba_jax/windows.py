@@ -279,7 +279,7 @@ def _resize(images: np.ndarray, size: Size) -> np.ndarray:
     """uint8 (B H W 3) to (B, *size, 3)."""
     if images.shape[1:3] == size:
         return images
-    turned = size[::-1], Image.Resampling.BILINEAR
+    turned = (size[1], size[0]), Image.Resampling.BILINEAR
     return np.stack([np.asarray(Image.fromarray(image).resize(*turned)) for image in images])
 
 

@@ -54,7 +54,7 @@ def decode_bytes(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
-                return _rgb(picture)
+                return rgb(picture)
     # Damaged files reach pillow's decoders as whatever they trip over: SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise ImageError(
@@ -63,7 +63,8 @@ def decode_bytes(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
         ) from error
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
+def rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of any pillow picture: transparency is dropped, 16-bit grey is cut to its upper 8 bits."""
     if picture.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.int64)
         grey = np.clip(grey >> 8, 0, 255).astype(np.uint8)
