@@ -46,6 +46,8 @@ class Block(nn.Module):
 
     eps: float
     dtype: jnp.dtype
+    size: int = 7
+    scale: float = 1e-6
 
     @nn.compact
     def __call__(self, x):
@@ -53,8 +55,8 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = nn.Conv(
             width,
-            (7, 7),
-            padding=3,
+            (self.size, self.size),
+            padding=self.size // 2,
             feature_group_count=width,
             dtype=self.dtype,
             kernel_init=_kernel_init,
@@ -64,7 +66,7 @@ class Block(nn.Module):
         y = nn.Dense(4 * width, dtype=self.dtype, kernel_init=_kernel_init, name="fc1")(y)
         y = jax.nn.gelu(y, approximate=False)
         y = nn.Dense(width, dtype=self.dtype, kernel_init=_kernel_init, name="fc2")(y)
-        gamma = self.param("gamma", nn.initializers.constant(1e-6), (width,))
+        gamma = self.param("gamma", nn.initializers.constant(self.scale), (width,))
         return x + gamma.astype(self.dtype)[None, None, None] * y
 
 
