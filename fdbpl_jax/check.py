@@ -5,6 +5,8 @@ import os
 import pathlib
 from concurrent import futures
 
+import tqdm
+
 from core_jax.data import images
 from fdbpl_jax import datasets
 
@@ -20,13 +22,14 @@ class Found:
     sizes: str = ""
 
 
-def check(name: str, root: str | os.PathLike, *, threads: int = 8) -> Found:
+def check(name: str, root: str | os.PathLike, *, threads: int = 8, progress: bool = False) -> Found:
     """Folders, split file, rows, counts, class names, and every picture, decoded.
 
     Args:
       name: of the data set, one of `datasets.NAMES`.
       root: the folder that holds the data set's folder.
       threads: that decode.
+      progress: whether to show a bar, in a terminal, while pictures are decoded.
     """
     dataset, problems = datasets.load(name, root)
     if dataset is None:
@@ -35,7 +38,15 @@ def check(name: str, root: str | os.PathLike, *, threads: int = 8) -> Found:
     problems += _counts(dataset) + _overlaps(dataset)
     with futures.ThreadPoolExecutor(threads) as pool:
         looked = pool.map(lambda path: _unreadable(dataset.root / path), items)
-        problems += [problem for problem in looked if problem]
+        bar = tqdm.tqdm(
+            looked,
+            desc=name,
+            total=len(items),
+            unit=" pictures",
+            leave=False,
+            disable=None if progress else True,
+        )
+        problems += [problem for problem in bar if problem]
     sizes = ", ".join(f"{len(getattr(dataset, split)):,} {split}" for split in datasets.SPLITS)
     return Found(
         name=name,

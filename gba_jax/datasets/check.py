@@ -6,6 +6,8 @@ import os
 import pathlib
 from concurrent import futures
 
+import tqdm
+
 from core_jax.data import images
 from gba_jax.datasets import registry
 from gba_jax.datasets.common import Dataset, DatasetError
@@ -27,16 +29,20 @@ def check(
     name: str,
     root: str | os.PathLike,
     *,
+    split: str | None = None,
     classes: str | os.PathLike | None = None,
     threads: int = 8,
+    progress: bool = False,
 ) -> Found:
     """Folders, lists, pairs and class names of every split that is there, and every picture with its labels, decoded.
 
     Args:
       name: one of `registry.NAMES`.
       root: the folder that holds what the layout names.
+      split: the only one to look at; every one that is there unless given.
       classes: see `registry.read`.
       threads: that decode.
+      progress: whether to show a bar, in a terminal, while pictures are decoded.
     """
     if name not in registry.LAYOUTS:
         return Found(name=name, problems=tuple(registry.load(name, root, "")[1]))
@@ -46,23 +52,35 @@ def check(
         wanted = [place for places in layout.splits.values() for place in places]
         looked = f"; looked for {', '.join(wanted)}" if wanted else ""
         return Found(name=name, problems=(f"no split of it is there{looked}",))
+    if split is not None and split not in splits:
+        return Found(
+            name=name, problems=(f"there is no split {split!r}, only {', '.join(splits)}",)
+        )
     problems, sizes, count = [], [], 0
-    for split in splits:
-        dataset, found = registry.load(name, root, split, classes=classes)
+    for part in splits if split is None else [split]:
+        dataset, found = registry.load(name, root, part, classes=classes)
         problems += found
         if dataset is None:
             continue
         count = len(dataset.classes)
-        sizes.append(f"{len(dataset):,} {split}")
+        sizes.append(f"{len(dataset):,} {part}")
         # Without the class list every label would be reported as unknown.
         if count:
             with futures.ThreadPoolExecutor(threads) as pool:
                 looked = pool.map(functools.partial(_problem, dataset), range(len(dataset)))
-                bad = [problem for problem in looked if problem]
+                bar = tqdm.tqdm(
+                    looked,
+                    desc=f"{name} {part}",
+                    total=len(dataset),
+                    unit=" pictures",
+                    leave=False,
+                    disable=None if progress else True,
+                )
+                bad = [problem for problem in bar if problem]
             # One wrong class list spoils every file: its first messages say all there is to say.
             problems += bad[:_MOST]
             if len(bad) > _MOST:
-                problems.append(f"{len(bad) - _MOST} more pictures of {split} have such problems")
+                problems.append(f"{len(bad) - _MOST} more pictures of {part} have such problems")
     return Found(
         name=name,
         problems=tuple(dict.fromkeys(problems)),

@@ -1,18 +1,14 @@
-"""`launch.lookup` and `launch.data` as commands: exit status, messages, files."""
+"""`launch.lookup` as a command: exit status, messages, files."""
 
-import json
 import pathlib
 import subprocess
 import sys
 
 import ml_collections
-import numpy as np
 import pytest
 from absl.testing import flagsaver
-from PIL import Image
 
 from fdbpl_jax import build, layout
-from launch import data as data_command
 from launch import lookup as lookup_command
 from tests.fdbpl_jax import stub
 
@@ -91,37 +87,3 @@ def test_an_incomplete_lookup_ends_the_command_in_words(folder, tmp_path):
     assert "manifest.json is missing: the build has not finished" in done.stderr
     assert "Traceback" not in done.stderr
     assert layout.MANIFEST not in {path.name for path in tmp_path.iterdir()}
-
-
-def check(root, dataset=None):
-    with flagsaver.flagsaver(root=str(root), dataset=dataset):
-        return data_command.main(["launch.data", "check"])
-
-
-def test_check_tells_everything_and_exits_with_1(tmp_path, capsys):
-    assert check(tmp_path, ["caltech101", "world_objects"]) == 1
-    out = capsys.readouterr().out
-    assert "caltech-101 does not exist" in out
-    assert "world_objects does not exist" in out
-    with pytest.raises(ValueError, match="none of the known data sets"):
-        check(tmp_path)
-
-
-def test_check_of_a_good_folder(tmp_path, capsys):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(4):
-            pixels = np.full((5, 5, 3), i, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    assert check(tmp_path, ["folder"]) == 0
-    assert "complete (2 classes; 6 train, 0 val, 2 test)" in capsys.readouterr().out
-
-
-def test_world_writes_another_draw_and_more_test_pictures(tmp_path, capsys):
-    with flagsaver.flagsaver(root=str(tmp_path), seed=3, test_per_class=2):
-        assert data_command.main(["launch.data", "world"]) == 0
-    folder = tmp_path / "world_objects"
-    assert capsys.readouterr().out.strip() == str(folder)
-    split = json.loads((folder / "split_zhou_WorldObjects.json").read_text())
-    assert [len(split[name]) for name in ("train", "val", "test")] == [16 * 256, 4 * 256, 2 * 256]
-    assert json.loads((folder / "world.json").read_text())["parameters"]["seed"] == 3

@@ -1,0 +1,200 @@
+"""`launch.data` as a command: both kinds of data sets, exit status, messages, the embedded world's files."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from core_jax import world
+from core_jax.world import scene_sets
+from gba_jax import datasets
+from launch import data as data_command
+from tests.fdbpl_jax.conftest import CLASSES
+from tests.gba_jax import trees
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(word, root, **values):
+    with flagsaver.flagsaver(root=str(root), **values):
+        return data_command.main(["launch.data", word])
+
+
+def class_folders(root):
+    """Two classes of four pictures, as a folder of classification data."""
+    for name in ("a", "b"):
+        for i in range(4):
+            trees.save(root / name / f"{i}.png", np.full((5, 5, 3), i, np.uint8))
+
+
+def test_check_tells_everything_and_exits_with_1(tmp_path, capsys):
+    assert run("check", tmp_path, dataset=["caltech101", "world_objects", "ade20k_150"]) == 1
+    out = capsys.readouterr().out
+    assert "caltech-101 does not exist" in out
+    assert "world_objects does not exist" in out
+    assert "no split of it is there; looked for ADEChallengeData2016" in out
+    assert "what to fetch: ADEChallengeData2016" in out
+
+
+def test_check_without_names_looks_for_all_known_data_sets(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"none of the known data sets.*--dataset=folder"):
+        run("check", tmp_path)
+    trees.voc(tmp_path)
+    trees.ade20k_150(tmp_path)
+    (tmp_path / "caltech-101").mkdir()
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    assert run("check", tmp_path) == 1
+    out = capsys.readouterr().out
+    for line in (
+        "data set 'caltech101'",
+        "'voc20' below",
+        "'voc21' below",
+        "complete (150 classes; 1 val)",
+    ):
+        assert line in out
+    # A folder of one's own is somebody's folder: never guessed.
+    assert "'folder'" not in out
+
+
+def test_check_of_a_good_folder(tmp_path, capsys):
+    class_folders(tmp_path)
+    assert run("check", tmp_path, dataset=["folder"]) == 0
+    out = capsys.readouterr().out
+    assert "folder: read as classification data" in out
+    assert "complete (2 classes; 6 train, 0 val, 2 test)" in out
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_a_folder_with_masks_is_segmentation_data(tmp_path, capsys, place):
+    trees.folder(tmp_path / place)
+    assert run("check", tmp_path, dataset=["folder"]) == 0
+    out = capsys.readouterr().out
+    assert "folder: read as segmentation data" in out
+    assert f"complete (2 classes; 2 {place or 'all'})" in out
+
+
+def test_a_kind_decides_what_a_folder_is(tmp_path, capsys):
+    trees.folder(tmp_path)
+    assert run("check", tmp_path, dataset=["folder"], kind="segmentation") == 0
+    assert "read as" not in capsys.readouterr().out
+    # images/ and masks/ taken for classes: there is a picture in each.
+    run("check", tmp_path, dataset=["folder"], kind="classification")
+    assert "complete (2 classes; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("caltech101", None, "classification"),
+        ("coco_stuff", None, "segmentation"),
+        ("world_objects", None, "classification"),
+        ("world_scenes", None, "segmentation"),
+        ("folder", "classification", "classification"),
+        ("folder", None, "classification"),
+    ],
+)
+def test_kinds_of_names(tmp_path, name, kind, expected):
+    assert data_command.kind_of(name, str(tmp_path), kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"dataset": ["nope"]},
+            "--dataset=nope: no known data set has this name.*caltech101.*voc21",
+        ),
+        (
+            {"dataset": ["caltech101"], "kind": "segmentation"},
+            "no known segmentation data set has this name",
+        ),
+        ({"dataset": ["caltech101"], "split": "val"}, "--split=val is for segmentation data"),
+        (
+            {"dataset": ["voc20", "voc21"], "classes": "c.txt"},
+            "--classes=c.txt belongs to one data set, not to voc20, voc21",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run("check", tmp_path, **flags)
+
+
+def test_labels_out_of_range_are_told_with_their_files(tmp_path, capsys):
+    trees.folder(tmp_path)
+    trees.grey(tmp_path / "masks/a.png", [[0, 7, 255]])
+    trees.grey(tmp_path / "masks/sub/a.png", [[9, 0, 65535]], np.uint16)
+    assert run("check", tmp_path, dataset=["folder"]) == 1
+    out = capsys.readouterr().out
+    assert "2 problems" in out
+    assert "a.png holds the values 7 in 1 pixels, which are no labels: expected 0..1" in out
+    assert "holds the values 9 in 1 pixels" in out
+
+
+def test_eight_bits_for_300_classes(tmp_path, capsys):
+    trees.folder(tmp_path)
+    names = tmp_path / "many.txt"
+    trees.text(names, "\n".join(f"class {k}" for k in range(301)))
+    assert run("check", tmp_path, dataset=["folder"], classes=str(names)) == 1
+    out = capsys.readouterr().out
+    assert "1 problem\n" in out
+    assert "a.png has 8-bit labels, which cannot hold 301 classes" in out
+
+
+def test_one_split_and_another_class_list(tmp_path, capsys):
+    trees.folder(tmp_path / "train")
+    trees.folder(tmp_path / "val")
+    trees.grey(tmp_path / "train/masks/a.png", [[0, 7, 255]])
+    assert run("check", tmp_path, dataset=["folder"], split="val") == 0
+    assert "complete (2 classes; 2 val)" in capsys.readouterr().out
+    assert run("check", tmp_path, dataset=["folder"]) == 1
+    names = tmp_path / "mine.txt"
+    trees.text(names, "\n".join(f"class {k}" for k in range(9)))
+    assert run("check", tmp_path, dataset=["folder"], classes=str(names)) == 0
+    capsys.readouterr()
+    assert run("check", tmp_path, dataset=["folder"], split="test") == 1
+    assert "there is no split 'test', only train, val" in capsys.readouterr().out
+
+
+def test_world_writes_another_draw_and_more_test_pictures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(world.write_objects.__kwdefaults__, "classes", CLASSES)
+    assert run("world", tmp_path, seed=3, test_per_class=2) == 0
+    folder = tmp_path / "world_objects"
+    assert capsys.readouterr().out.strip() == str(folder)
+    split = json.loads((folder / "split_zhou_WorldObjects.json").read_text())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [16 * 7, 4 * 7, 2 * 7]
+    assert json.loads((folder / "world.json").read_text())["parameters"]["seed"] == 3
+
+
+def test_scenes_are_written_and_found_in_order(tmp_path, capsys, monkeypatch):
+    short = tuple(
+        scene_sets.SceneSplit(name=one.name, count=2, styles=one.styles, among=one.among)
+        for one in scene_sets.SCENE_SPLITS
+    )
+    monkeypatch.setitem(scene_sets.write_scenes.__kwdefaults__, "splits", short)
+    assert run("scenes", tmp_path, seed=3, size=32) == 0
+    folder = tmp_path / "world_scenes"
+    assert capsys.readouterr().out.strip() == str(folder)
+    parameters = json.loads((folder / "world.json").read_text())["parameters"]
+    assert (parameters["seed"], parameters["size"]) == (3, 32)
+    assert datasets.read("world_scenes", tmp_path, "both")[0].image.shape == (32, 32, 3)
+    assert run("check", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "complete (257 classes; 2 both, 2 novel, 2 style, 2 train, 2 val)" in out
+
+
+def test_the_command_ends_in_words(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.data", "check", f"--root={tmp_path}", "--dataset=voc22"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("launch.data: --dataset=voc22: no known data set has this name")
+    assert "Traceback" not in done.stderr
