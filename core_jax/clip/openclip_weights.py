@@ -16,19 +16,8 @@ import numpy as np
 from core_jax.clip import model, openclip_model, table
 from core_jax.clip.config import ClipConfig
 from core_jax.clip.openclip_config import OpenClipConfig
-from core_jax.clip.table import CONV, LINEAR, Row
+from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
 from core_jax.clip.weights import WeightsError
-
-
-def _norm(foreign: str, ours: str) -> tuple[Row, ...]:
-    return (Row(f"{foreign}.weight", f"{ours}/scale"), Row(f"{foreign}.bias", f"{ours}/bias"))
-
-
-def _dense(foreign: str, ours: str, axes: tuple[int, ...] = LINEAR) -> tuple[Row, ...]:
-    return (
-        Row(f"{foreign}.weight", f"{ours}/kernel", axes),
-        Row(f"{foreign}.bias", f"{ours}/bias"),
-    )
 
 
 def _transformer(foreign: str, ours: str) -> tuple[Row, ...]:
@@ -36,13 +25,13 @@ def _transformer(foreign: str, ours: str) -> tuple[Row, ...]:
     fused = [f"{ours}/block_{{}}/attention/{part}" for part in ("query", "key", "value")]
     theirs, block = f"{foreign}.resblocks.{{}}", f"{ours}/block_{{}}"
     return (
-        *_norm(f"{theirs}.ln_1", f"{block}/norm1"),
+        *affine(f"{theirs}.ln_1", f"{block}/norm1"),
         Row(f"{theirs}.attn.in_proj_weight", tuple(f"{p}/kernel" for p in fused), LINEAR),
         Row(f"{theirs}.attn.in_proj_bias", tuple(f"{p}/bias" for p in fused)),
-        *_dense(f"{theirs}.attn.out_proj", f"{block}/attention/out"),
-        *_norm(f"{theirs}.ln_2", f"{block}/norm2"),
-        *_dense(f"{theirs}.mlp.c_fc", f"{block}/fc1"),
-        *_dense(f"{theirs}.mlp.c_proj", f"{block}/fc2"),
+        *dense(f"{theirs}.attn.out_proj", f"{block}/attention/out"),
+        *affine(f"{theirs}.ln_2", f"{block}/norm2"),
+        *dense(f"{theirs}.mlp.c_fc", f"{block}/fc1"),
+        *dense(f"{theirs}.mlp.c_proj", f"{block}/fc2"),
     )
 
 
@@ -51,7 +40,7 @@ TEXT = (
     Row("token_embedding.weight", "text/token_embedding"),
     Row("positional_embedding", "text/position_embedding"),
     *_transformer("transformer", "text"),
-    *_norm("ln_final", "text/final_norm"),
+    *affine("ln_final", "text/final_norm"),
     # Kept as (width, D), unlike the weight of a linear layer.
     Row("text_projection", "text/projection/kernel"),
 )
@@ -59,20 +48,20 @@ TEXT = (
 _STAGE, _OURS = "visual.trunk.stages.{}", "vision/trunk/stage_{}"
 _BLOCK, _OUR_BLOCK = f"{_STAGE}.blocks.{{}}", f"{_OURS}/block_{{}}"
 _TRUNK = (
-    *_dense("visual.trunk.stem.0", "vision/trunk/stem", CONV),
-    *_norm("visual.trunk.stem.1", "vision/trunk/stem_norm"),
-    *_norm(f"{_STAGE}.downsample.0", f"{_OURS}/down_norm"),
-    *_dense(f"{_STAGE}.downsample.1", f"{_OURS}/down", CONV),
-    *_dense(f"{_BLOCK}.conv_dw", f"{_OUR_BLOCK}/depthwise", CONV),
-    *_norm(f"{_BLOCK}.norm", f"{_OUR_BLOCK}/norm"),
-    *_dense(f"{_BLOCK}.mlp.fc1", f"{_OUR_BLOCK}/fc1"),
-    *_dense(f"{_BLOCK}.mlp.fc2", f"{_OUR_BLOCK}/fc2"),
+    *dense("visual.trunk.stem.0", "vision/trunk/stem", CONV),
+    *affine("visual.trunk.stem.1", "vision/trunk/stem_norm"),
+    *affine(f"{_STAGE}.downsample.0", f"{_OURS}/down_norm"),
+    *dense(f"{_STAGE}.downsample.1", f"{_OURS}/down", CONV),
+    *dense(f"{_BLOCK}.conv_dw", f"{_OUR_BLOCK}/depthwise", CONV),
+    *affine(f"{_BLOCK}.norm", f"{_OUR_BLOCK}/norm"),
+    *dense(f"{_BLOCK}.mlp.fc1", f"{_OUR_BLOCK}/fc1"),
+    *dense(f"{_BLOCK}.mlp.fc2", f"{_OUR_BLOCK}/fc2"),
     Row(f"{_BLOCK}.gamma", f"{_OUR_BLOCK}/gamma"),
-    *_norm("visual.trunk.head.norm", "vision/head/norm"),
+    *affine("visual.trunk.head.norm", "vision/head/norm"),
 )
 _HEAD = (
     Row("visual.head.proj.weight", "vision/head/projection/kernel", LINEAR),
-    *_dense("visual.head.mlp.fc1", "vision/head/fc1"),
+    *dense("visual.head.mlp.fc1", "vision/head/fc1"),
     Row("visual.head.mlp.fc2.weight", "vision/head/fc2/kernel", LINEAR),
 )
 CONVNEXT = (*_TRUNK, *_HEAD, *TEXT)
@@ -81,9 +70,9 @@ VIT = (
     Row("visual.class_embedding", "vision/class_embedding"),
     Row("visual.conv1.weight", "vision/patch/kernel", CONV),
     Row("visual.positional_embedding", "vision/position_embedding"),
-    *_norm("visual.ln_pre", "vision/pre_norm"),
+    *affine("visual.ln_pre", "vision/pre_norm"),
     *_transformer("visual.transformer", "vision"),
-    *_norm("visual.ln_post", "vision/post_norm"),
+    *affine("visual.ln_post", "vision/post_norm"),
     Row("visual.proj", "vision/projection/kernel"),
     *TEXT,
 )

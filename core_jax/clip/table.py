@@ -39,6 +39,19 @@ class Row:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
+def affine(foreign: str, ours: str) -> tuple[Row, ...]:
+    """The rows of a norm's scale and bias."""
+    return (Row(f"{foreign}.weight", f"{ours}/scale"), Row(f"{foreign}.bias", f"{ours}/bias"))
+
+
+def dense(foreign: str, ours: str, axes: tuple[int, ...] = LINEAR) -> tuple[Row, ...]:
+    """The rows of a linear layer's, or with `CONV` of a convolution's, kernel and bias."""
+    return (
+        Row(f"{foreign}.weight", f"{ours}/kernel", axes),
+        Row(f"{foreign}.bias", f"{ours}/bias"),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     """One foreign tensor of a model of known sizes."""

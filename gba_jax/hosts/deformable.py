@@ -7,6 +7,7 @@ points a head and level. Places are (x, y) shares of width and height, as in `gb
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -46,12 +47,13 @@ def attend(
       weights: of the samples.
     """
     starts = np.cumsum([0, *(height * width for height, width in sizes)])
-    return sum(
+    found = (
         _attend_level(
             values[:, starts[i] : starts[i + 1]], size, places[:, :, :, i], weights[:, :, :, i]
         )
         for i, size in enumerate(sizes)
     )
+    return functools.reduce(operator.add, found)
 
 
 # The samples are as large as the values times 4 P: gathered again in the backward pass instead of kept.

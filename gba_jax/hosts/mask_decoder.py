@@ -18,7 +18,7 @@ from gba_jax.hosts.mask_layers import (
     MLP,
     AttentionLayer,
     FeedForward,
-    sine_positions,
+    positions,
     tokens,
     xavier,
 )
@@ -65,17 +65,14 @@ class MaskDecoder(nn.Module):
         ).astype(self.dtype)
         level = table("level", len(maps.levels))
         memory = [tokens(x) + level[i][None, None] for i, x in enumerate(maps.levels)]
-        where = [
-            tokens(sine_positions(*x.shape[1:3], width)[None].astype(self.dtype))
-            for x in maps.levels
-        ]
+        where = [positions(x) for x in maps.levels]
         position = table("position", self.queries)[None]
         x = jnp.broadcast_to(table("query", self.queries)[None], (batch, self.queries, width))
         head = Head(text.rows.shape[1], self.dtype, name="head")
         outputs = [head(x, maps.features, text, void)]
         for i in range(self.layers):
             turn = i % len(maps.levels)
-            mask = visible(outputs[-1][1], maps.levels[turn].shape[1:3])
+            mask = visible(outputs[-1][1], *maps.levels[turn].shape[1:3])
             x = AttentionLayer(self.heads, self.dtype, name=f"cross_{i}")(
                 x, position, memory[turn], where[turn], mask
             )
@@ -126,16 +123,19 @@ class Head(nn.Module):
 
 
 def visible(
-    mask_logits: Float[Array, "B Q h w"], size: tuple[int, int]
+    mask_logits: Float[Array, "B Q h w"], height: int, width: int
 ) -> Bool[Array, "B Q height*width"]:
     """Which pixels of a level each query may read: those inside its mask, or all where the mask is empty.
 
     Args:
       mask_logits: of the last prediction; inside means a probability of at least 0.5 after resizing. No gradient passes.
-      size: (height, width) of the level.
+      height: of the level.
+      width: of the level.
     """
     batch, queries = mask_logits.shape[:2]
-    small = jax.image.resize(mask_logits, (batch, queries, *size), "bilinear", antialias=False)
+    small = jax.image.resize(
+        mask_logits, (batch, queries, height, width), "bilinear", antialias=False
+    )
     inside = (small >= 0).reshape(batch, queries, -1)
     return inside | ~jnp.any(inside, axis=-1, keepdims=True)
 

@@ -159,6 +159,12 @@ def resize(x: Float[Array, "B h w E"], height: int, width: int) -> Float[Array, 
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def positions(x: Float[Array, "B h w E"]) -> Float[Array, "1 h*w E"]:
+    """The sine positions of a map's pixels in its dtype: one row of tokens for all images."""
+    height, width = x.shape[1:3]
+    return tokens(sine_positions(height, width, x.shape[-1])[None].astype(x.dtype))
+
+
 def tokens(x: Float[Array, "B h w E"]) -> Float[Array, "B h*w E"]:
     """A map's pixels as a sequence, row by row."""
     return x.reshape(x.shape[0], -1, x.shape[-1])

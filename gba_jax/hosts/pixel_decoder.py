@@ -20,8 +20,8 @@ from gba_jax.hosts.mask_layers import (
     FeedForward,
     NormedConv,
     conv_init,
+    positions,
     resize,
-    sine_positions,
     tokens,
 )
 
@@ -81,7 +81,7 @@ class PixelDecoder(nn.Module):
         """Self-attention on the coarsest map."""
         x = self._project(x, "res5")
         shape = x.shape
-        position = self._positions(x)
+        position = positions(x)
         x = tokens(x)
         for i in range(self.layers):
             x = AttentionLayer(self.heads, self.dtype, name=f"self_{i}")(x, position)
@@ -95,7 +95,7 @@ class PixelDecoder(nn.Module):
         sizes = tuple((x.shape[1], x.shape[2]) for x in projected)
         position = jnp.concatenate(
             [
-                self._positions(x) + level[i].astype(self.dtype)[None, None]
+                positions(x) + level[i].astype(self.dtype)[None, None]
                 for i, x in enumerate(projected)
             ],
             axis=1,
@@ -124,7 +124,3 @@ class PixelDecoder(nn.Module):
         return NormedConv(
             self.width, self.groups, use_bias=True, dtype=self.dtype, name=f"project_{name}"
         )(x)
-
-    def _positions(self, x: Array) -> Array:
-        """One row for all images: (1, h w, E)."""
-        return tokens(sine_positions(*x.shape[1:3], self.width)[None].astype(self.dtype))
