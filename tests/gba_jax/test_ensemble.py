@@ -71,8 +71,10 @@ def test_the_opinion_of_clip_equals_a_loop(rng, text, dtype):
     logits[0, 1] = -1
     project = lambda x: x @ jnp.asarray(head, x.dtype)
     got = jax.jit(ensemble.out_of_vocabulary, static_argnums=2)(maps, logits, project, 20.0, text)
-    assert got.shape == (2, 3, PADDED) and got.dtype == jnp.float32
-    assert np.all(np.isneginf(got[..., CLASSES:])) and np.all(np.isfinite(got[..., :CLASSES]))
+    assert got.shape == (2, 3, PADDED)
+    assert got.dtype == jnp.float32
+    assert np.all(np.isneginf(got[..., CLASSES:]))
+    assert np.all(np.isfinite(got[..., :CLASSES]))
     np.testing.assert_array_equal(got[0, 1, :CLASSES], 0)
     words = {0: [0, 1], 1: [2], 2: [3, 4, 5]}
     for b, q in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]:

@@ -74,7 +74,8 @@ def test_panoptic_on_four_queries():
     np.testing.assert_array_equal(got.segments, [[0, 0, 0, 3, 3, 3], [0, 0, 0, -1, -1, 3]])
     np.testing.assert_array_equal(got.classes, [0, -1, -1, 2])
     np.testing.assert_allclose(got.scores, [0.9, 0, 0, 0.8])
-    assert got.segments.dtype == np.int32 and got.classes.dtype == np.int32
+    assert got.segments.dtype == np.int32
+    assert got.classes.dtype == np.int32
 
 
 def test_segments_of_one_kind_of_stuff_are_merged_and_things_are_not():
@@ -89,7 +90,8 @@ def test_segments_of_one_kind_of_stuff_are_merged_and_things_are_not():
         np.asarray(got.segments), np.asarray(got.classes), truth, np.array([2, 1, 1]), classes=3
     )
     np.testing.assert_array_equal(counts.tp, [0, 2, 1])
-    assert not counts.fp.any() and not counts.fn.any()
+    assert not counts.fp.any()
+    assert not counts.fn.any()
 
 
 @pytest.mark.parametrize(("won", "kept"), [(4, True), (3, False)])
