@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
 def show(lines: Sequence[dict]) -> None:
     """Print result lines as tables, on process 0."""
     from core_jax.train import report
-    from launch import results
+    from launch.comparisons import base as comparisons
 
     if not start.is_main():
         return
@@ -32,8 +32,9 @@ def show(lines: Sequence[dict]) -> None:
         title = f"{line['task']} after {line['steps']} steps"
         print(report.terminal(report.Table(title=title, columns=("result", "value"), rows=rows)))
     scored = [{**line, "run": ""} for line in lines if "metrics" not in line]
-    for table in results.tables(results.summarise(scored)):
-        print(report.terminal(table))
+    for tables in comparisons.of(scored).tables(scored).values() if scored else ():
+        for table in tables:
+            print(report.terminal(table))
 
 
 if __name__ == "__main__":

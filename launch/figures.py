@@ -19,6 +19,10 @@ COLOURS = {
     "kdpl_online": PALETTE[5],
     "kdpl": PALETTE[0],
     "fdbpl": PALETTE[1],
+    "host": "#4A515B",
+    "sda": PALETTE[0],
+    "cca": PALETTE[2],
+    "both": PALETTE[1],
 }
 PARTS = {"base": "#B8C4D6", "new": "#5B7DB1", "HM": "#1F3A68"}
 WEIGHTS = "plasma"
@@ -336,14 +340,14 @@ def picture_grid(pictures: Sequence[Mapping[str, Any]]) -> Any:
             shown, bars = axes.flat[2 * position], axes.flat[2 * position + 1]
             shown.imshow(picture["image"])
             shown.axis("off")
-            shown.set_title(_short(picture["title"], 28), fontsize=9, fontweight="normal")
+            shown.set_title(short(picture["title"], 28), fontsize=9, fontweight="normal")
             place = np.arange(len(picture["names"]))
             chance = np.asarray(picture["probabilities"], float)
             bars.barh(place, 1.0, 0.16, color="#EDF0F3")
             bars.barh(place, chance, 0.16, color=[PALETTE[0]] + ["#8FB8D8"] * (len(place) - 1))
             for y, name, p in zip(place, picture["names"], chance):
                 words = {"va": "bottom", "fontsize": 8.5}
-                bars.text(0.0, y - 0.13, _short(name, 28), **words)
+                bars.text(0.0, y - 0.13, short(name, 28), **words)
                 bars.text(1.0, y - 0.13, f"{100 * p:.1f} %", ha="right", **words)
             bars.set_xlim(0, 1)
             bars.set_ylim(-0.75, len(place) - 0.7)
@@ -356,5 +360,6 @@ def picture_grid(pictures: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+    """A text, cut to so many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

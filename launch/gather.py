@@ -72,7 +72,7 @@ def _run(folder: Path) -> Run | None:
     path, label = folder / runs.RESULTS, config.get("method", folder.name)
     if path.is_file():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        label = results.label(rows[-1]) if rows and "method" in rows[-1] else label
+        label = results.label(rows[-1]) if rows and "metrics" not in rows[-1] else label
     return Run(folder, label, config.get("seed", 0))
 
 

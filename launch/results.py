@@ -1,6 +1,6 @@
-"""Result lines of many runs, brought together: means over seeds, harmonic means, tables.
+"""Result lines of many runs, brought together: reading them for every task, and FDBPL's means, harmonic means and tables.
 
-A work directory's results.jsonl has one line per data set, split and seed (runs of tasks without base and new classes have
+A work directory's results.jsonl has one line per data set, split and seed (runs of tasks that are not compared have
 a line with "metrics" instead, which is passed over here). Lines are averaged only when everything but
 the seed agrees (method, data set, shots, student, teacher, templates' digests), and inductive and transductive results
 stand in tables of their own: a method that saw unlabelled test classes is never ranked with one that did not.
@@ -11,11 +11,12 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from core_jax.train.report import Spread, Table
 from fdbpl_jax.evaluate import harmonic_mean
+from launch.comparisons import base as comparisons
 
 SAME = (
     "setting",
@@ -76,9 +77,11 @@ def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise TypeError("expected an object with named fields")
                 if "metrics" in row and "method" not in row:
                     continue
-                missing = {"method", "dataset", "split", "seed", "accuracy"} - set(row)
+                missing = comparisons.of_line(row).FIELDS - set(row)
                 if missing:
                     raise ValueError(f"lacks {', '.join(sorted(missing))}")
             except (TypeError, ValueError) as error:
@@ -99,28 +102,34 @@ def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
 
 def label(row: dict[str, Any]) -> str:
     """The name a line goes by in tables: its variant where it is one, else its method."""
-    return str(row.get("variant") or row["method"])
+    return str(row.get("variant") or comparisons.of_line(row).method(row))
 
 
-def summarise(rows: Iterable[dict[str, Any]]) -> list[Summary]:
-    """One summary per label and data set, over seeds, in order of first appearance.
+def recipes(
+    rows: Iterable[dict[str, Any]], same: Sequence[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Lines that are repetitions of one recipe, by label, in order of first appearance.
 
     Runs of one label whose configurations differ in more than seeds and folders stay apart: their labels get the name of
     their folder.
+
+    Args:
+      rows: result lines of one task.
+      same: what lines must share, besides their label.
     """
     groups: dict[tuple, dict[str | None, list[dict]]] = {}
     for row in rows:
-        key = (label(row), *(row.get(name) for name in SAME))
+        key = (label(row), *(row.get(name) for name in same))
         groups.setdefault(key, {}).setdefault(row.get("config_digest"), []).append(row)
-    result = []
-    for configurations in groups.values():
+    for (name, *_), configurations in groups.items():
         for group in configurations.values():
-            summary = _summary(group)
-            if len(configurations) > 1:
-                folder = re.sub(r"/seed\d+$", "", group[0]["run"])
-                summary = dataclasses.replace(summary, label=f"{summary.label} ({folder})")
-            result.append(summary)
-    return result
+            folder = re.sub(r"/seed\d+$", "", group[0]["run"])
+            yield (f"{name} ({folder})" if len(configurations) > 1 else name), group
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> list[Summary]:
+    """One summary per label and data set, over seeds, in order of first appearance."""
+    return [dataclasses.replace(_summary(group), label=name) for name, group in recipes(rows, SAME)]
 
 
 def averages(summaries: Sequence[Summary]) -> list[Summary]:
@@ -237,8 +246,8 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
         dataset=str(first["dataset"]),
         pictures=str(first.get("pictures", "test")),
         shots=first.get("shots"),
-        student=_model(first.get("student")),
-        teacher=_model(first.get("teacher")),
+        student=model_name(first.get("student")),
+        teacher=model_name(first.get("teacher")),
         seeds=tuple(sorted({row["seed"] for row in rows})),
         base=spread["base"],
         new=spread["new"],
@@ -253,7 +262,7 @@ def _summary(rows: list[dict[str, Any]]) -> Summary:
     )
 
 
-def _model(name: str | None) -> str:
+def model_name(name: str | None) -> str:
     """A model as tables name it: of a folder somewhere on a disk, its own name."""
     return pathlib.Path(name).name if name and pathlib.Path(name).is_absolute() else name or ""
 

@@ -275,7 +275,13 @@ def recipe_digest(config: ml_collections.ConfigDict) -> str:
     from core_jax.data import files
 
     values = config_lib.to_json(config)
-    apart = {"seed": (), "fit": (), "data": ("seed", "root", "cache"), "lookup": ("dir", "seeds")}
+    apart = {
+        "seed": (),
+        "fit": (),
+        "text_cache": (),
+        "data": ("seed", "root", "cache"),
+        "lookup": ("dir", "seeds"),
+    }
     for group, names in apart.items():
         if not names:
             values.pop(group, None)

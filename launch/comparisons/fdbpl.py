@@ -1,0 +1,142 @@
+"""Comparing FDBPL with the prompt learners it is measured against: base and new classes, one lookup for all runs."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from launch.comparisons.base import Line, Picture
+
+METHODS: dict[str, dict[str, Any]] = {
+    "zeroshot": {"method": "zeroshot"},
+    "coop": {"method": "coop"},
+    "kgcoop": {"method": "kgcoop"},
+    "kdpl_online": {"method": "kdpl", "teacher_source": "online"},
+    "kdpl": {"method": "kdpl", "teacher_source": "lookup"},
+    "fdbpl": {"method": "fdbpl", "teacher_source": "lookup"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no_negative_prompt": {"loss.dual": False},
+    "no_weight": {"loss.weight": "none"},
+    "no_negative_loss": {"loss.lam_neg": 0.0},
+    "no_dissimilarity": {"loss.lam_dis": 0.0},
+    "no_cascade": {"loss.pcd": "off"},
+    "unit_cascade": {"loss.pcd_unit": True},
+    "maxprob_weight": {"loss.weight": "maxprob"},
+    "forward_kl": {"loss.kl": (1.0, 0.0)},
+    "one_region": {"regions_per_visit": 1},
+}
+ABLATION: tuple[str, ...] = (
+    "fdbpl",
+    "fdbpl+no_negative_prompt",
+    "fdbpl+no_weight",
+    "fdbpl+no_negative_loss",
+    "fdbpl+no_dissimilarity",
+    "fdbpl+no_cascade",
+    "kdpl",
+)
+DEFAULT: tuple[str, ...] = ("zeroshot", "coop", "kdpl_online", "fdbpl")
+FIELDS: frozenset[str] = frozenset({"method", "dataset", "split", "seed", "accuracy"})
+
+
+def changes(
+    base: ml_collections.ConfigDict,
+    *,
+    seed: int,
+    seeds: Sequence[int],
+    workdir: Path,
+    lookup: str | Path | None,
+) -> dict[str, Any]:
+    """Seeds of run and few-shot list; the lookup and the features, which all runs share."""
+    return {
+        "seed": seed,
+        "data.seed": seed,
+        "lookup.seeds": tuple(seeds),
+        "lookup.dir": str(lookup or workdir / "lookup"),
+        "data.cache": base.to_dict()["data"]["cache"] or str(workdir / "features"),
+    }
+
+
+def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
+    """Write the embedded world's pictures and build the lookups that configurations need and that are not there."""
+    from core_jax import world
+    from core_jax.world import datasets
+    from fdbpl_jax import build
+    from fdbpl_jax import config as fdbpl_config
+
+    settings = [fdbpl_config.read(config) for config in configs]
+    data = [one.data for one in settings]
+    for root in dict.fromkeys(one.root for one in data if one.dataset == "world_objects"):
+        if not (Path(root) / datasets.OBJECTS / datasets.OBJECTS_SPLIT).is_file():
+            print(f"pictures of the embedded world -> {root}", flush=True)
+            world.write_objects(root)
+    missing = {
+        one.lookup.dir: config
+        for one, config in zip(settings, configs)
+        if one.needs_lookup and not (Path(one.lookup.dir) / "manifest.json").is_file()
+    }
+    for folder, config in missing.items():
+        print(f"lookup -> {folder}", flush=True)
+        build.build_from_config(config.to_dict())
+
+
+def score(lines: Sequence[Line]) -> str:
+    """The accuracy of each part of the classes."""
+    return ", ".join(f"{line['split']} {line['accuracy']:.2f} %" for line in lines)
+
+
+def method(line: Line) -> str:
+    """What was trained."""
+    return str(line["method"])
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Base-to-new tables, and those of whole class lists."""
+    from launch import results
+
+    made = results.tables(results.summarise(rows))
+    files: dict[str, list[Any]] = {}
+    for table in made:
+        name = "results" if table.columns == made[0].columns else "results_all"
+        files.setdefault(name, []).append(table)
+    return files
+
+
+def details(rows: Sequence[dict[str, Any]]) -> Any:
+    """Models, shots, seeds and digests behind each row."""
+    from launch import results
+
+    return results.details(results.summarise(rows))
+
+
+def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Picture]:
+    """Accuracies, time and training; stored regions, and what the trained prompts make of them."""
+    from launch import figures, gather, results
+    from launch.comparisons import shared
+
+    found = []
+    both = [item for item in results.summarise(rows) if item.hm is not None]
+    for number, items in enumerate(results.grouped(both)):
+        bars = [{"label": i.label, "base": i.base, "new": i.new, "hm": i.hm} for i in items]
+        title = results.heading("Base to new classes", items[0])
+        caption = f"Seeds: {', '.join(map(str, items[0].seeds))}. Bars: means; whiskers: standard deviation."
+        name = "base_new.png" if number == 0 else f"base_new_{number + 1}.png"
+        found.append(Picture(title, name, figures.base_new_bars(bars, title), caption))
+    first = gather.first_of_each_label(drawn)
+    found += shared.pictures(first)
+    examples = shared.if_still_there(lambda: gather.region_examples(first.values()), "regions")
+    if examples:
+        caption = "Nine of the stored regions of some training pictures. Bright: the teacher is sure; dark: it is not."
+        found.append(Picture("Regions", "regions.png", figures.regions(examples), caption))
+    for label, run in first.items():
+        read = functools.partial(gather.similarities, run)
+        points = shared.if_still_there(read, f"{label}'s prompts")
+        if points is not None:
+            title = f"Positive against negative prompts, {label}"
+            caption = "Each point is a stored region, with the prompts of the class the teacher sees in it."
+            positive, negative, weight = points
+            figure = figures.similarity_scatter(positive, negative, weight, title)
+            found.append(Picture(title, f"similarity_{gather.slug(label)}.png", figure, caption))
+    return found
