@@ -2,6 +2,7 @@
 
 python -m launch.bench text_tower [--classes=10,100,1000] [--json=FILE]
 python -m launch.bench fdbpl [--sizes=100,1000,embedded] [--json=FILE]
+python -m launch.bench gba [--hosts=embedded,convnext_b] [--json=FILE]
 python -m launch.bench world [--json=FILE]
 
 The ratio is other / ours: above 1, ours is faster. Run on an otherwise idle machine.
@@ -16,9 +17,14 @@ from absl import flags
 
 from core_jax.data import files
 from launch import config as config_lib
-from launch.benchmarks import fdbpl, text_tower, world
+from launch.benchmarks import fdbpl, gba, text_tower, world
 
-BENCHMARKS = {"fdbpl": fdbpl.run, "text_tower": text_tower.run, "world": world.run}
+BENCHMARKS = {
+    "fdbpl": fdbpl.run,
+    "gba": gba.run,
+    "text_tower": text_tower.run,
+    "world": world.run,
+}
 
 _JSON = flags.DEFINE_string("json", None, "also write the rows to this file")
 

@@ -1,7 +1,7 @@
 """What the benchmarks share: timing a call, and printing rows as they are measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,14 @@ def seconds(call: Callable[[], Any], *, repeats: int = 3, warm_up: int = 1) -> f
         jax.block_until_ready(call())
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def in_turns(calls: Sequence[Callable[[], Any]], *, repeats: int = 3) -> list[float]:
+    """Shortest time of each call as `seconds` has it, the calls taking turns: a slow spell of the machine hits all."""
+    for call in calls:
+        jax.block_until_ready(call())
+    rounds = [[seconds(call, repeats=1, warm_up=0) for call in calls] for _ in range(repeats)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 class Rows:
