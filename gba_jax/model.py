@@ -99,7 +99,7 @@ class Segmenter:
         """
         host_key, gba_key = jax.random.split(key)
         trainable, stats = {}, {}
-        tuned, still = _partition(clip_params, FINETUNED[self.finetune])
+        tuned, still = partition(clip_params, FINETUNED[self.finetune])
         if self.host != "maskclip":
             trainable |= self._init_host(clip_params, text, host_key)
         if tuned:
@@ -279,7 +279,7 @@ def _init(module: nn.Module, *args: Any, key: PRNGKeyArray, **options: Any) -> d
     return dict(jax.jit(functools.partial(module.init, **options))(key, *args))["params"]
 
 
-def _partition(params: Tree, pattern: str) -> tuple[dict, dict]:
+def partition(params: Tree, pattern: str) -> tuple[dict, dict]:
     """(the leaves below "vision" whose whole path fits, all others), as nested dicts."""
     flat = flax.traverse_util.flatten_dict(dict(params), sep="/")
     tuned = {p for p in flat if p.startswith("vision/") and re.fullmatch(pattern, p)}

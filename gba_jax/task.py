@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from core_jax import train
 from core_jax.train import Aux, Params, Task
 from gba_jax import config as configs
-from gba_jax import data, datasets, evaluate, inputs, shifts
+from gba_jax import data, datasets, evaluate, inputs, predict, shifts, templates, vocabulary
 from gba_jax.inputs import Inputs, open_inputs
-from gba_jax.model import Segmenter
+from gba_jax.model import FINETUNED, Segmenter, partition
 from gba_jax.vocabulary import TextRows
 
 WORDS = "trained_words"
@@ -224,6 +224,40 @@ def result_lines(
             }
         )
     return lines
+
+
+def predictor(
+    config: ml_collections.ConfigDict | Mapping[str, Any],
+    trainable: Mapping[str, Any],
+    stats: Mapping[str, Any],
+) -> predict.Predictor:
+    """What a run has learned, ready for a user's pictures and words; its data set is not needed.
+
+    Args:
+      config: what the run was trained with.
+      trainable: as `core_jax.train.learned` reads it; {} for a host that is not trained.
+      stats: likewise.
+
+    Raises:
+      ValueError: settings or a CLIP that cannot be used.
+    """
+    settings = configs.read(config)
+    opened = inputs.open_clip(settings)
+    state = {name: x for name, x in stats.items() if name != WORDS}
+    host = inputs.segmenter(settings, opened.backbone, pictures=1)
+    tuned, still = partition(opened.params, FINETUNED[settings.clip_finetune])
+    del tuned  # The trained ones are among the trainables.
+    arrays = jax.tree.map(jnp.asarray, (dict(trainable), {"clip": still}, state))
+    words = inputs.unpack_words(stats[WORDS]) if WORDS in stats else ()
+    return predict.of(
+        host,
+        Params(trainable=arrays[0], frozen=arrays[1], stats=arrays[2]),
+        encoder=opened.encoder,
+        sentences=templates.resolve(settings.templates),
+        plan=inputs.plan(settings, opened.backbone),
+        training=vocabulary.build(words) if words else None,
+        cache=settings.text_cache or None,
+    )
 
 
 def functions(
