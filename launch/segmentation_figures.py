@@ -41,10 +41,10 @@ def split_bars(
     with report.figure_style():
         figure = Figure(figsize=(size, 3.7 * lines + 0.9))
         axes = figure.subplots(lines, squeeze=False, sharey=True)[:, 0]
-        names = list(splits)
+        names, handles = list(splits), []
         for number, axis in enumerate(axes):
             shown = names[number * across : (number + 1) * across]
-            _draw_bars(axis, values, shown)
+            handles = _draw_bars(axis, values, shown)
             texts = [f"{split}\n{splits[split]}" if splits[split] else split for split in shown]
             axis.set_xticks(np.arange(len(shown)), texts)
             axis.set_xlim(-0.5, across - 0.5)
@@ -54,21 +54,24 @@ def split_bars(
         axes[0].set_ylim(0, None)
         columns = min(len(values), max(2, int(size / 1.8)))
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
-        axes[0].legend(ncols=columns, handlelength=1.2, **above)
+        axes[0].legend(handles=handles, ncols=columns, handlelength=1.2, **above)
         axes[0].set_title(title, pad=12 + 16 * -(-len(values) // columns))
     return figure
 
 
 def _draw_bars(
     axis: Any, values: Mapping[str, Mapping[str, Mapping[int, float]]], splits: Sequence[str]
-) -> None:
-    width = min(0.2, 0.84 / len(values))
+) -> list[Any]:
+    """Draws one row of splits; returns what the legend shows."""
+    from matplotlib import patches
+
+    width, handles = min(0.2, 0.84 / len(values)), []
     for position, (label, of_splits) in enumerate(values.items()):
         tone, hatch = figures.colour(label, position), _hatch(label, position)
         shift = (position - (len(values) - 1) / 2) * width
-        # A method without a score here still stands in the legend.
-        style = {"color": tone, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-        axis.bar([], [], label=label, **style)
+        style = {"facecolor": tone, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        # Of its own, so that a method without a score in these splits is named too.
+        handles.append(patches.Patch(label=label, **style))
         for x, split in enumerate(splits):
             seeds = list(of_splits.get(split, {}).values())
             if not seeds:
@@ -92,6 +95,7 @@ def _draw_bars(
                 fontsize=8,
             )
     axis.margins(y=0.1)
+    return handles
 
 
 def label_map_grid(rows: Sequence[Mapping[str, Any]], title: str) -> Any:

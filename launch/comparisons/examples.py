@@ -69,7 +69,7 @@ def label_maps(run: gather.Run, positions: Positions) -> dict[str, dict[int, Lab
 def choose(
     compared: Mapping[str, gather.Run],
     images: Mapping[str, int],
-    label_maps: LabelMaps = label_maps,
+    label_maps: LabelMaps,
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of a grid for each entry: successes first, then failures, by pixel accuracy against the host.
 

@@ -132,7 +132,9 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
         for split, count in item.images.items()
         if item.label in compared and count
     }
-    grids = shared.if_still_there(lambda: examples.choose(compared, images), "label maps")
+    grids = shared.if_still_there(
+        lambda: examples.choose(compared, images, examples.label_maps), "label maps"
+    )
     for entry, grid in (grids or {}).items():
         dataset, _, split = entry.partition(":")
         about = score_tables.about([split])[split]
