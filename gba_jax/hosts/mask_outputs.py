@@ -1,12 +1,14 @@
 """From queries to results: semantic, panoptic and instance maps (MaskFormer arXiv 2107.06278, Mask2Former 2112.01527).
 
 A query is a probability for every class, void last, and the logits of one mask. Masks come at the host's own resolution
-and are resized to the picture one query at a time, so that memory does not grow with Q H W.
+and are resized to the picture one query at a time, so that memory does not grow with Q H W. Pictures within 64 pixels and
+masks within 16 cells share a compiled program.
 
 Shapes: B images, Q queries, C classes (padded), (h, w) mask logits, (H, W) the picture.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 _MOST_INSTANCES = 100
+# Programs are compiled for multiples of so many pixels of the picture and cells of the logits.
+_SIDE, _CELLS = 64, 16
+
+Size = tuple[int, int]
 
 
 class Panoptic(NamedTuple):
@@ -71,12 +77,11 @@ def _weighted(weights: Array, mask_logits: Array) -> Array:
     return jnp.einsum("bqc,bqhw->bchw", weights.astype(jnp.float32), inside, precision="highest")
 
 
-@functools.partial(jax.jit, static_argnames=("size",))
 def panoptic(
     probabilities: Float[Array, "Q C+1"],
     mask_logits: Float[Array, "Q h w"],
     is_thing: Bool[Array, "C"],
-    size: tuple[int, int],
+    size: Size,
     *,
     score: float = 0.0,
     overlap: float = 0.8,
@@ -98,13 +103,30 @@ def panoptic(
       score: see 1.
       overlap: see 3.
     """
+    frame, logits = _framed(mask_logits, size)
+    found = _panoptic(probabilities, logits, is_thing, frame, _ceiling(size), score, overlap)
+    return found._replace(segments=found.segments[: size[0], : size[1]])
+
+
+@functools.partial(jax.jit, static_argnames="ceiling")
+def _panoptic(
+    probabilities: Array,
+    mask_logits: Array,
+    is_thing: Array,
+    frame: Array,
+    ceiling: Size,
+    score: float,
+    overlap: float,
+) -> Panoptic:
     queries, void = probabilities.shape[0], probabilities.shape[1] - 1
     best, label = jnp.max(probabilities, axis=-1), jnp.argmax(probabilities, axis=-1)
     kept = (label != void) & (best > score)
+    resize, inside = _resizer(mask_logits.shape[1:], frame, ceiling)
 
     def compete(so_far: tuple, query: tuple) -> tuple[tuple, Array]:
         number, logits, weight, kept = query
-        logits = _resize(logits, size)
+        logits = resize(logits)
+        covered = inside & (logits >= 0)
         value = jnp.where(kept, weight * jax.nn.sigmoid(logits), -1.0)
         value_so_far, owner, sure = so_far
         wins = value > value_so_far
@@ -112,19 +134,19 @@ def panoptic(
         after = (
             jnp.maximum(value, value_so_far),
             jnp.where(wins, number, owner),
-            jnp.where(wins, logits >= 0, sure),
+            jnp.where(wins, covered, sure),
         )
-        return after, jnp.sum(logits >= 0, dtype=jnp.int32)
+        return after, jnp.sum(covered, dtype=jnp.int32)
 
     rows = jnp.arange(queries, dtype=jnp.int32)
-    nobody = (jnp.full(size, -1.0), jnp.full(size, -1, jnp.int32), jnp.zeros(size, bool))
+    nobody = jnp.full(ceiling, -1.0), jnp.full(ceiling, -1, jnp.int32), jnp.zeros(ceiling, bool)
     weights = best.astype(jnp.float32)
     (_, owner, sure), area = jax.lax.scan(compete, nobody, (rows, mask_logits, weights, kept))
 
-    # Pixels without an owner are counted in a row behind the last.
-    owner = jnp.where(owner >= 0, owner, queries)
+    # Pixels without an owner, and those beside the picture, are counted in a row behind the last.
+    owner = jnp.where((owner >= 0) & inside, owner, queries)
     count = lambda where: jnp.zeros(queries + 1, jnp.int32).at[owner].add(where.astype(jnp.int32))
-    won, left = count(jnp.ones(size, bool))[:-1], count(sure)[:-1]
+    won, left = count(inside)[:-1], count(sure)[:-1]
     share = won.astype(jnp.float32) / jnp.maximum(area, 1).astype(jnp.float32)
     kept = kept & (left > 0) & (share >= overlap)
 
@@ -142,12 +164,11 @@ def panoptic(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("size", "most"))
 def instances(
     probabilities: Float[Array, "Q C+1"],
     mask_logits: Float[Array, "Q h w"],
     is_thing: Bool[Array, "C"],
-    size: tuple[int, int],
+    size: Size,
     *,
     most: int = _MOST_INSTANCES,
 ) -> Instances:
@@ -162,17 +183,32 @@ def instances(
       size: (H, W) of the picture.
       most: number of pairs n (fewer where there are fewer).
     """
+    frame, logits = _framed(mask_logits, size)
+    found = _instances(probabilities, logits, is_thing, frame, _ceiling(size), most)
+    return found._replace(masks=found.masks[:, : size[0], : size[1]])
+
+
+@functools.partial(jax.jit, static_argnames=("ceiling", "most"))
+def _instances(
+    probabilities: Array,
+    mask_logits: Array,
+    is_thing: Array,
+    frame: Array,
+    ceiling: Size,
+    most: int,
+) -> Instances:
     classes = probabilities.shape[1] - 1
+    resize, inside = _resizer(mask_logits.shape[1:], frame, ceiling)
     pairs = probabilities[:, :-1].astype(jnp.float32).reshape(-1)
     best, place = jax.lax.top_k(pairs, min(most, pairs.shape[0]))
     query, label = place // classes, place % classes
     kept = is_thing[label] & (best > 0)
 
     def measure(query: Array) -> tuple[Array, Array]:
-        logits = _resize(mask_logits[query], size)
-        mask = logits > 0
-        inside = jnp.sum(jnp.where(mask, jax.nn.sigmoid(logits), 0.0))
-        return mask, inside / (jnp.sum(mask, dtype=jnp.float32) + 1e-6)
+        logits = resize(mask_logits[query])
+        mask = inside & (logits > 0)
+        total = jnp.sum(jnp.where(mask, jax.nn.sigmoid(logits), 0.0))
+        return mask, total / (jnp.sum(mask, dtype=jnp.float32) + 1e-6)
 
     masks, quality = jax.lax.map(measure, query)
     return Instances(
@@ -182,5 +218,32 @@ def instances(
     )
 
 
-def _resize(logits: Float[Array, "h w"], size: tuple[int, int]) -> Float[Array, "H W"]:
-    return jax.image.resize(logits.astype(jnp.float32), size, "bilinear", antialias=False)
+def _ceiling(size: Size) -> Size:
+    return -(-size[0] // _SIDE) * _SIDE, -(-size[1] // _SIDE) * _SIDE
+
+
+def _framed(mask_logits: Array, size: Size) -> tuple[Float[Array, "4"], Float[Array, "Q k l"]]:
+    """(rows and columns of the picture and of the logits, logits filled up to a multiple of cells)."""
+    frame = jnp.asarray([*size, *mask_logits.shape[1:]], jnp.float32)
+    fill = [(0, -cells % _CELLS) for cells in mask_logits.shape[1:]]
+    return frame, jnp.pad(mask_logits.astype(jnp.float32), [(0, 0), *fill])
+
+
+def _resizer(
+    cells: tuple[int, ...], frame: Array, ceiling: Size
+) -> tuple[Callable[[Float[Array, "k l"]], Float[Array, "H W"]], Bool[Array, "H W"]]:
+    """The bilinear resize of framed logits to the frame's picture (no antialias), and where the picture is."""
+
+    def weights(axis: int) -> Array:
+        # Each pixel lies between two cells: a hat function of its distance from every cell.
+        pixel, cell = (jnp.arange(n, dtype=jnp.float32) for n in (ceiling[axis], cells[axis]))
+        own = frame[2 + axis]
+        centre = jnp.clip((pixel + 0.5) * (own / frame[axis]) - 0.5, 0.0, own - 1.0)
+        return jnp.maximum(1.0 - jnp.abs(centre[:, None] - cell[None]), 0.0)
+
+    rows, columns = weights(0), weights(1)
+    inside = [jnp.arange(ceiling[i], dtype=jnp.float32) < frame[i] for i in (0, 1)]
+    return (
+        lambda x: jnp.linalg.multi_dot([rows, x, columns.T], precision="highest"),
+        inside[0][:, None] & inside[1][None],
+    )

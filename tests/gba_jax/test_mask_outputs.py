@@ -188,9 +188,21 @@ def test_instances_equal_numpy_on_resized_masks(rng):
 
 def test_memory_does_not_grow_with_queries_times_pixels():
     """250 queries at 512 x 512 are 262 MB as float32: the compiled program stays far below."""
-    shapes = (
-        jax.ShapeDtypeStruct((250, 5), np.float32),
-        jax.ShapeDtypeStruct((250, 8, 8), np.float32),
-    )
-    compiled = mask_outputs.panoptic.lower(*shapes, THINGS, (512, 512)).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 40e6
+    shapes = [jax.ShapeDtypeStruct((250, *shape), np.float32) for shape in ((5,), (8, 8))]
+    lowered = jax.jit(mask_outputs.panoptic, static_argnums=3).lower(*shapes, THINGS, (512, 512))
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 40e6
+
+
+@pytest.mark.parametrize("name", ["panoptic", "instances"])
+def test_pictures_of_similar_sizes_share_a_program(name):
+    """Sizes within 64 pixels and logits within 16 cells compile nothing again."""
+    call, jitted = getattr(mask_outputs, name), getattr(mask_outputs, f"_{name}")
+    p = _p([0.9, 0, 0], [0, 0.8, 0])
+    programs = []
+    for size, cells in (((65, 100), (17, 20)), ((128, 66), (32, 30))):
+        found = call(p, np.ones((2, *cells), np.float32), THINGS, size)
+        assert found[0].shape[-2:] == size
+        programs.append(jitted._cache_size())
+    assert programs[0] == programs[1]
