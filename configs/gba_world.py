@@ -62,12 +62,13 @@ def get_config() -> ml_collections.ConfigDict:
     cost.window = 8
     cost.guide = 32
     cost.lateral = (32, 16)
-    cost.features = (16, 16)
-    cost.guides = (8, 8)
+    cost.features = (8, 8)
+    cost.guides = (4, 4)
     cost.most_classes = 24
+    cost.train_classes = 8
     cost.vocabulary = 0
 
-    config.batch_size = 16
+    config.batch_size = 8
     config.steps = 300
     config.lr = 1e-3
     config.host_lr = 1.0

@@ -92,7 +92,7 @@ class CostAggregation(nn.Module):
             res3, res2 at 2, 4 and 8 times that grid.
           text: the vocabulary.
           required: classes that are refined whatever their cost, in training those of the labels (the ones with the
-            largest cost if there are more than `most_classes`).
+            largest cost if there are more than `train_classes`).
           train: training or eval.
 
         Returns:
@@ -104,7 +104,8 @@ class CostAggregation(nn.Module):
         c = self.config
         _check_guides(c.form, dense.shape, guides)
         cost = class_cost(dense, text)
-        kept, real = choose(cost, text.class_mask, c.most_classes, required)
+        most = c.train_classes if train else c.most_classes
+        kept, real = choose(cost, text.class_mask, most, required)
         if kept.shape[1] < cost.shape[1]:
             cost = take(cost, kept)
         # The cost of padding is -inf.

@@ -22,6 +22,7 @@ class CostConfig:
       features: channels after every decoder stage; "window" has two stages, "pyramid" three.
       guides: channels of the map that every stage joins, likewise.
       most_classes: K; a vocabulary of no more classes is refined as a whole.
+      train_classes: K in training, where the classes of the labels come first.
       vocabulary: a learned token stands for the classes that a picture has less than this many, as in CAT-Seg; 0 for
         none, which suits training vocabularies that are cut to `most_classes`: the token would never be trained ("window").
       reject_top: early rejection at eval keeps the classes among so many best ones of any pixel ("pyramid").
@@ -39,6 +40,7 @@ class CostConfig:
     features: tuple[int, ...] = (64, 32, 16)
     guides: tuple[int, ...] = (32, 16, 8)
     most_classes: int = 256
+    train_classes: int = 256
     vocabulary: int = 256
     reject_top: int = 8
     reject_most: int = 64
@@ -49,7 +51,7 @@ class CostConfig:
             [] if self.form in FORMS else [f"form={self.form!r}: expected {' or '.join(FORMS)}"]
         )
         least = dict.fromkeys(("width", "heads", "expansion", "layers", "window", "guide"), 1)
-        least |= {"most_classes": 1, "vocabulary": 0, "reject_top": 1, "reject_most": 0}
+        least |= {"most_classes": 1, "train_classes": 1, "vocabulary": 0, "reject_top": 1, "reject_most": 0}
         problems += [
             f"{name}={getattr(self, name)}: expected at least {bound}"
             for name, bound in least.items()
