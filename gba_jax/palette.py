@@ -132,7 +132,7 @@ def _paint(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, unit: int
 
     # Unlabelled pixels index the last row, which is not used.
     table = np.concatenate([palette, palette[:1]]).astype(np.float32)
-    colour, labelled = table[labels], (labels >= 0)[..., None]
+    colour, labelled = table[labels], np.asarray(labels >= 0)[..., None]
     base = image.astype(np.float32)
     # Under a colour only the brightness of the picture is left: a yellow thing in blue would look green.
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
@@ -140,7 +140,7 @@ def _paint(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, unit: int
     line = np.zeros(labels.shape, bool)
     line[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     line[1:] |= labels[1:] != labels[:-1]
-    rim = np.asarray(ndimage.binary_dilation(line, iterations=2 * unit))[..., None] & labelled
+    rim = np.asarray(ndimage.binary_dilation(line, iterations=2 * unit), bool)[..., None] & labelled
     result = np.where(rim, colour, result)
     line = np.asarray(ndimage.binary_dilation(line, iterations=unit - 1)) if unit > 1 else line
     result = np.where(line[..., None], 255.0, result)
@@ -158,7 +158,7 @@ def _write_names(
         # The border of the picture is one of the region's.
         mask = np.pad(labels == label, 1)
         depth = np.asarray(ndimage.distance_transform_edt(mask))[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
         left, top, right, bottom = draw.textbbox((x, y), name, font=font, anchor="mm")
         inside = 0 <= left < right < picture.width and 0 <= top < bottom < picture.height
         if (

@@ -31,8 +31,12 @@ def read_classes(value: str) -> list[str]:
     return names
 
 
-def find_pictures(patterns: Sequence[str]) -> list[pathlib.Path]:
+def find_pictures(patterns: Sequence[str], flag: str = "--images") -> list[pathlib.Path]:
     """Files by name, folders searched through, globs ("**" crosses folders); each file once, in this order.
+
+    Args:
+      patterns: as given on the command line.
+      flag: what error messages call them.
 
     Raises:
       FileNotFoundError: patterns that lead to no picture; all are listed.
@@ -46,7 +50,7 @@ def find_pictures(patterns: Sequence[str]) -> list[pathlib.Path]:
             empty.append(pattern)
     if empty:
         raise FileNotFoundError(
-            f"--images: no pictures at {', '.join(map(repr, empty))} (seen from {os.getcwd()}); give files, folders or "
+            f"{flag}: no pictures at {', '.join(map(repr, empty))} (seen from {os.getcwd()}); give files, folders or "
             "globs, and put globs in quotes"
         )
     return list(found)

@@ -1,10 +1,19 @@
-"""Classify pictures of your own with what a run has learned.
+"""Use what a run has learned, or a training-free segmenter, on pictures of your own.
 
-python -m launch.predict --workdir=runs/x --images=DIR [--out=DIR] [--classes=NAMES] [--top=5] [--reject]
+  python -m launch.predict --workdir=runs/x --input=DIR [--out=DIR] [--classes=NAMES]
 
-Needs the work directory and the student only: neither the pictures it was trained on nor the lookup, unless the class
-names come from the data set. Prints the best class of each picture and writes predictions.json and predictions.png, a
-grid of pictures with their most probable classes.
+A classification run (task fdbpl) prints the best class of each picture and writes predictions.json and predictions.png, a
+grid of pictures with their most probable classes; [--top=5] [--reject].
+
+A segmentation run (task gba) writes a label map, an overlay with a legend, and segmentation.json; --classes are your words,
+[--background=none|threshold:0.4|phrases:[wall,floor]|null] says what belongs to none of them, [--resize=1024] looks at large
+pictures through windows, [--things=all] tells countable segments apart (hosts with mask queries). Without training:
+
+  python -m launch.predict --config=configs/gba_maskclip.py --input=DIR --out=DIR --classes=cat,grass
+  python -m launch.predict --clip=openai/clip-vit-base-patch16 --input=DIR --out=DIR --classes=cat,grass
+
+Needs the work directory and the model only: neither the pictures it was trained on nor a lookup, unless the class names
+come from the data set.
 """
 
 import dataclasses
@@ -15,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import config, pictures, runs, start
+from launch import config, pictures, runs, segment, start
 
 Path = pathlib.Path
 _MOST_PICTURES = 24
@@ -25,17 +34,52 @@ def main(argv: list[str]) -> None:
     """Predict, print, write."""
     del argv
     values = flags.FLAGS
-    paths = pictures.find_pictures(values.images)
-    names = pictures.read_classes(values.classes) if values.classes else None
+    sources = ("workdir", "config", "clip")
+    given = [name for name in sources if values[name].value is not None]
+    if len(given) != 1:
+        raise config.ConfigError(
+            "expected one of --workdir (of a run), --config (of a host without training) and --clip (a model); got "
+            + (" and ".join(f"--{name}" for name in given) or "none")
+        )
+    settings = config.from_workdir(values.workdir) if values.workdir else values.config
+    task = "gba" if settings is None else str(settings.get("task"))
+    if values.workdir and task not in ("fdbpl", "gba"):
+        raise config.ConfigError(
+            f"--workdir={values.workdir}: a run of task {task}; expected fdbpl or gba"
+        )
+    _require_flags(task)
+    paths = pictures.find_pictures(values.input, flag="--input")
+    names = pictures.read_classes(values.classes) if values.classes is not None else None
+    out = values.out or Path(values.workdir) / "predictions"
     start.start()
-    predict(
-        values.workdir,
-        paths,
-        values.out or Path(values.workdir) / "predictions",
-        names=names,
-        top_k=values.top,
-        reject=values.reject,
-    )
+    if task == "fdbpl":
+        predict(values.workdir, paths, out, names=names, top_k=values.top, reject=values.reject)
+        return
+    if settings is None:
+        model = segment.from_clip(values.clip)
+    elif values.workdir:
+        model = segment.from_workdir(values.workdir, settings.to_dict())
+    else:
+        model = segment.from_config(settings.to_dict())
+    if values.resize is not None:
+        model = segment.with_windows(model, values.resize)
+    options = {"background": values.background, "things": values.things}
+    segment.segment_files(model, paths, names or [], out, **options)
+
+
+def _require_flags(task: str) -> None:
+    """Name the flags that this task needs, and those that mean nothing to it."""
+    values = flags.FLAGS
+    needed = [] if values.workdir else ["out"]
+    foreign = ["background", "things", "resize"]
+    if task == "gba":
+        needed, foreign = [*needed, "classes"], ["top", "reject"]
+    missing = [f"--{name} is missing" for name in needed if values[name].value is None]
+    wrong = [
+        f"--{name} is nothing that task {task} has" for name in foreign if values[name].present
+    ]
+    if missing or wrong:
+        raise config.ConfigError("; ".join(missing + wrong))
 
 
 def predict(
@@ -113,14 +157,25 @@ def predict(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("images", None, "files, folders or globs, separated by commas", required=True)
+    config.define()
+    flags.DEFINE_string("workdir", None, "folder of the run")
+    flags.DEFINE_string("clip", None, "a CLIP to segment with: folder, hub id, or world:student")
+    flags.DEFINE_list("input", None, "files, folders or globs, separated by commas", required=True)
+    flags.DEFINE_alias("images", "input")
     flags.DEFINE_string("out", None, "folder to write; default: predictions/ in the work directory")
     flags.DEFINE_string(
         "classes",
         None,
-        "names separated by commas, or a text file; default: the data set's",
+        "names separated by commas, or a text file with a class a line, where synonyms may follow after commas; "
+        "default for classification: the data set's",
     )
+    flags.DEFINE_string(
+        "background",
+        "none",
+        "none, threshold:T, phrases:[wall,floor], or null (hosts with queries)",
+    )
+    flags.DEFINE_list("things", [], "countable classes, or all (hosts with queries)")
+    flags.DEFINE_integer("resize", None, "look through windows at pictures of this side, in pixels")
     flags.DEFINE_integer("top", 5, "classes for each picture", lower_bound=1)
     flags.DEFINE_bool(
         "reject", False, "also print how far the positive prompt beats the negative one"
