@@ -37,7 +37,7 @@ def split_bars(
 
     across = len(splits) if len(values) <= _SIDE_BY_SIDE else min(2, len(splits))
     lines = -(-len(splits) // across)
-    size = max(6.0, 0.8 + across * (0.6 + 0.42 * len(values)))
+    size = max(6.0, 0.8 + across * max(2.1, 0.6 + 0.42 * len(values)))
     with report.figure_style():
         figure = Figure(figsize=(size, 3.7 * lines + 0.9))
         axes = figure.subplots(lines, squeeze=False, sharey=True)[:, 0]

@@ -51,7 +51,7 @@ def test_every_operation_gets_a_row_of_both_sides(capsys):
     gba.pcnorm_rows(rows, (1, 4, 4, 3), repeats=1)
     assert len(rows.rows) == 2 * (3 + len(fourier.KINDS)) + 2
     assert all(row["ours"] > 0 and row["ratio"] == row["other"] / row["ours"] for row in rows.rows)
-    assert "augment_amplitude(aloft_e), 2x8x8x3, gradient" in capsys.readouterr().out
+    assert "augment_amplitude(aloft_e), 2 x 8 px, gradient" in capsys.readouterr().out
 
 
 def test_torch_is_optional(monkeypatch, capsys):
@@ -65,9 +65,10 @@ def test_torch_is_optional(monkeypatch, capsys):
 def test_a_host_is_measured_with_and_without_adapters(monkeypatch):
     monkeypatch.setattr(gba_hosts, "INFERENCE", {"both": gba_hosts.INFERENCE["both"]})
     monkeypatch.setattr(gba_hosts, "TRAINING", {"CCA": gba_hosts.TRAINING["CCA"]})
-    small = {"width": 16, "layers": 3, "heads": 2, "mlp_width": 16}
-    vision = clip.VisionConfig(image_size=32, patch_size=8, **small)
-    text = clip.TextConfig(vocab_size=99, context_length=8, **small)
+    vision = clip.VisionConfig(
+        image_size=32, patch_size=8, width=16, layers=3, heads=2, mlp_width=16
+    )
+    text = clip.TextConfig(vocab_size=99, width=16, layers=1, heads=2, mlp_width=16)
     config = clip.ClipConfig(vision=vision, text=text, projection_dim=8)
     cost = CostConfig(
         width=8,

@@ -11,7 +11,6 @@ import pytest
 from core_jax import world
 from gba_jax import config as gba_config
 from launch import compare, config, report, runs, tasks
-from launch.comparisons import base as comparisons
 from launch.comparisons import examples, gba
 
 SCORES = {"zeroshot": 5.0, "host": 30.0, "sda": 32.0, "cca": 33.0, "both": 36.0}
@@ -187,4 +186,3 @@ def test_results_of_two_tasks_share_no_report(tmp_path):
         (tmp_path / name / "results.jsonl").write_text(json.dumps(line | more) + "\n")
     with pytest.raises(ValueError, match="several tasks, fdbpl, gba"):
         report.write([tmp_path], tmp_path / "report")
-    assert comparisons.of([{"task": "gba"}]).DEFAULT == tuple(gba.METHODS)
