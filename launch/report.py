@@ -2,8 +2,9 @@
 
 python -m launch.report --workdir=runs/x[,runs/y,...] [--out=DIR]
 
-Prints the tables and writes DIR (default: report/ in the first work directory): report.md with links, results.md and
-results.csv, details.md and details.csv, and the pictures as PNG. A folder may hold runs at any depth.
+Prints the tables and writes DIR (default: report/ in the first work directory): report.md with all tables and pictures,
+each kind of table as Markdown and CSV (results, details, and what else the task has: docs/workdir.md), and the pictures as
+PNG. A folder may hold runs at any depth, all of one task.
 """
 
 import pathlib
