@@ -17,10 +17,11 @@ from concurrent import futures
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from gba_jax import metrics, panoptic, shifts, windows
+from gba_jax import metrics, panoptic, processes, shifts, windows
 from gba_jax.datasets.common import Dataset, Sample
 from gba_jax.hosts import mask_outputs
 from gba_jax.mask_ap import MaskAP
@@ -84,7 +85,7 @@ def judge(
     Returns:
       "miou", "fwiou", "macc", "pacc", "seen", "unseen", "harmonic", "absent", "images" (a count). With queries, and where the
       data set has segments: "pq", "sq", "rq" and the same with "_things" and "_stuff"; where it has things and pycocotools
-      is installed also "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large" (of one process only).
+      is installed also "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large".
 
     Raises:
       ValueError: no pictures, neither score nor queries, or a vocabulary that is not the data set's (all in one message);
@@ -92,9 +93,9 @@ def judge(
       DatasetError: labels that cannot be read.
     """
     classes, real = len(dataset.classes), int(np.sum(text.class_mask))
-    problems = (
-        [] if len(dataset) else [f"data set {dataset.name!r} ({dataset.split}) has no pictures"]
-    )
+    problems = []
+    if not len(dataset):
+        problems.append(f"data set {dataset.name!r} ({dataset.split}) has no pictures")
     if score is None and queries is None:
         problems.append("neither score nor queries is given")
     if real != classes or not classes <= len(seen) <= len(text.class_mask):
@@ -114,13 +115,8 @@ def judge(
     title = f"judging {dataset.name} {dataset.split}"
     # None: shown on a terminal only.
     quiet = None if progress and index == 0 else True
-    options: dict[str, Any] = {
-        "unit": "picture",
-        "disable": quiet,
-        "leave": False,
-        "delay": _PATIENCE,
-    }
-    with tqdm.tqdm(total=len(mine), desc=title, **options) as bar:
+    shown: dict[str, Any] = {"unit": "picture", "leave": False, "delay": _PATIENCE}
+    with tqdm.tqdm(total=len(mine), desc=title, disable=quiet, **shown) as bar:
         for places, samples in _batches(dataset, mine, batch_size):
             # One picture, or a full batch: a host is compiled for no other numbers.
             filling = 0 if len(samples) == 1 else batch_size - len(samples)
@@ -166,9 +162,12 @@ class _Tally:
             iou=nothing.astype(np.float64), tp=nothing, fp=nothing, fn=nothing
         )
         self.segmented = 0
-        possible = importlib.util.find_spec("pycocotools") is not None and jax.process_count() == 1
+        self.ap = self._new_ap()
+
+    def _new_ap(self) -> MaskAP | None:
         things = np.flatnonzero(self.is_thing).tolist()
-        self.ap = MaskAP(things) if possible and things else None
+        possible = importlib.util.find_spec("pycocotools") is not None
+        return MaskAP(things) if possible and things else None
 
     def labels(self, prediction: np.ndarray, samples: Sequence[Sample]) -> None:
         """Counts the label maps of a batch; maps behind the last sample are filling."""
@@ -184,7 +183,8 @@ class _Tally:
         if sample.segments is None:
             return
         size, truth = sample.labels.shape, sample.segments
-        found = mask_outputs.panoptic(probabilities, mask_logits, self.is_thing, size)
+        things = jnp.asarray(self.is_thing)
+        found = mask_outputs.panoptic(probabilities, mask_logits, things, size)
         self.panoptic += panoptic.panoptic_counts(
             np.asarray(found.segments),
             np.asarray(found.classes),
@@ -195,7 +195,7 @@ class _Tally:
         )
         self.segmented += 1
         if self.ap is not None:
-            objects = mask_outputs.instances(probabilities, mask_logits, self.is_thing, size)
+            objects = mask_outputs.instances(probabilities, mask_logits, things, size)
             masks, classes, scores = (np.asarray(x) for x in objects)
             self.ap.add(masks, classes, scores, truth.map, truth.classes, crowd=truth.crowd)
 
@@ -203,7 +203,7 @@ class _Tally:
         """The scores of all processes' pictures."""
         numbers = np.asarray([self.images, self.segmented], np.int64)
         own = (numbers, self.confusion, self.absent, *dataclasses.astuple(self.panoptic))
-        numbers, confusion, absent, *segments = (_summed(x) for x in own)
+        numbers, confusion, absent, *segments = (processes.summed(x) for x in own)
         found = metrics.segmentation_scores(confusion)
         iou = found.pop("iou")
         found |= metrics.seen_unseen_scores(iou, seen)
@@ -214,8 +214,17 @@ class _Tally:
             counts = panoptic.PanopticCounts(iou=iou, tp=tp, fp=fp, fn=fn)
             quality = panoptic.panoptic_scores(counts, self.is_thing[: self.classes])
             found |= {name: x for name, x in quality.items() if not name.endswith("_per_class")}
-            found |= self.ap.scores() if self.ap is not None else {}
+            found |= self._ap_scores()
         return found
+
+    def _ap_scores(self) -> dict[str, float]:
+        """Mask AP of all processes' pictures, where it can be had."""
+        every = self._new_ap()
+        if self.ap is None or every is None:
+            return {}
+        for part in processes.collected(self.ap.export()):
+            every.merge(part)
+        return every.scores()
 
 
 def _with_queries(
@@ -289,15 +298,3 @@ def _rows(x: np.ndarray) -> np.ndarray:
     flat = x.reshape(len(x), 1, -1)
     missing = -flat.shape[-1] % _PIXELS
     return np.pad(flat, [(0, 0), (0, 0), (0, missing)], constant_values=metrics.IGNORE)
-
-
-def _summed(x: np.ndarray) -> np.ndarray:
-    """The sum over all processes, in the array's own 64 bits."""
-    if jax.process_count() == 1:
-        return x
-    from jax.experimental import multihost_utils
-
-    # As halves: without x64 JAX would cut 64 bits to 32.
-    halves = np.ascontiguousarray(x).reshape(-1).view(np.uint32)
-    every = np.asarray(multihost_utils.process_allgather(halves))
-    return np.ascontiguousarray(every).view(x.dtype).reshape(-1, *x.shape).sum(axis=0)

@@ -6,6 +6,7 @@ image, n predicted masks, G true segments. Scores are shares in [0, 1]; nan wher
 
 import contextlib
 import io
+import json
 import math
 from collections.abc import Collection
 from typing import Any
@@ -104,15 +105,30 @@ class MaskAP:
 
     def _entry(self, image: int, mask: np.ndarray, label: int, before: int) -> dict[str, Any]:
         lengths = self._mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        box = self._mask.toBbox(lengths).tolist()
         return {
             # From 1: COCOeval reads a match with id 0 as no match.
             "id": before + 1,
             "image_id": image,
             "category_id": label,
-            "segmentation": lengths,
+            # As text, which JSON can hold and pycocotools reads as well.
+            "segmentation": lengths | {"counts": lengths["counts"].decode("ascii")},
             "area": float(mask.sum()),
-            "bbox": self._mask.toBbox(lengths).tolist(),
+            "bbox": box,
         }
+
+    def export(self) -> bytes:
+        """Everything that was added, for `merge` in another process."""
+        return json.dumps([self._images, self._truths, self._predictions]).encode()
+
+    def merge(self, exported: bytes) -> None:
+        """Adds the images of another collector of the same things."""
+        own = self._images, self._truths, self._predictions
+        images = len(self._images)
+        for rows, new in zip(own, json.loads(exported), strict=True):
+            for row in new:
+                image = {"image_id": row["image_id"] + images} if "image_id" in row else {}
+                rows.append(row | image | {"id": len(rows) + 1})
 
     def scores(self) -> dict[str, float]:
         """COCO's summary: {"ap" (mean over IoU .5 to .95), "ap50", "ap75", "ap_small", "ap_medium", "ap_large"}.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gba_jax import datasets, evaluate, shifts, vocabulary, windows
+from gba_jax import datasets, evaluate, processes, shifts, vocabulary, windows
 from gba_jax.hosts import mask_outputs
 from tests.gba_jax import trees
 
@@ -172,37 +172,63 @@ def test_the_suite_is_a_mean_over_severities():
     assert got["mean"] == pytest.approx(sum(rate.values()) / 24)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_pictures(monkeypatch, score, dataset, expected, processes):
-    """Played one after the other: every process' numbers are kept, the last one sums them all."""
-    kept, seen_by = collections.defaultdict(list), []
+def _play(monkeypatch, count, run):
+    """The result of the last of several processes, played one after the other.
+
+    A gathering gives the arrays of the processes so far, so only the last one sees all; every process gathers the same
+    number of times. Lengths of bytes are those of the longest so far, as the real gathering wants equal shapes.
+    """
+    calls: list[list[np.ndarray]] = []
+    place = [0]
 
     def gather(x):
-        rows = kept[len(kept[None])]
-        kept[None].append(0)
-        rows.append(np.asarray(x))
-        assert x.dtype == np.uint32, "64 bits would be cut"
-        return np.stack(rows)
+        assert x.dtype in (np.uint32, np.uint8), "JAX would cut 64 bits"
+        if place[0] == len(calls):
+            calls.append([])
+        calls[place[0]].append(x)
+        rows = calls[place[0]]
+        place[0] += 1
+        widest = max(len(row) for row in rows)
+        return np.stack([np.pad(row, (0, widest - len(row))) for row in rows])
 
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
     monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
-    for process in range(processes):
+    results = []
+    for process in range(count):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        kept[None].clear()
-        got = _judge(score, dataset)
-        seen_by.append(got["images"])
-    assert got == pytest.approx(expected)
-    assert seen_by == np.cumsum([len(range(p, 6, processes)) for p in range(processes)]).tolist()
+        place[0] = 0
+        results.append(run())
+    return results
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_pictures(monkeypatch, score, dataset, expected, count):
+    results = _play(monkeypatch, count, lambda: _judge(score, dataset))
+    assert results[-1] == pytest.approx(expected)
+    shares = [len(range(process, len(SIZES), count)) for process in range(count)]
+    assert [found["images"] for found in results] == np.cumsum(shares).tolist()
+
+
+def test_processes_share_segments(monkeypatch, panoptic_dataset):
+    """Panoptic quality and mask AP of two processes are those of one."""
+    queries = _queries(panoptic_dataset, lambda s: s.segments.classes[~s.segments.crowd])
+    run = lambda: _judge(None, panoptic_dataset, queries=queries, seen=np.ones(3, bool))
+    alone = run()
+    assert _play(monkeypatch, 2, run)[-1] == pytest.approx(alone, nan_ok=True)
 
 
 def test_sums_of_processes_keep_64_bits(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(
-        "jax.experimental.multihost_utils.process_allgather", lambda x: np.stack([x, x])
-    )
     large = np.array([[2**40 + 1, -3]], np.int64)
-    np.testing.assert_array_equal(evaluate._summed(large), 2 * large)
-    np.testing.assert_array_equal(evaluate._summed(np.array([0.1])), [0.2])
+    for x in (large, np.array([0.1])):
+        np.testing.assert_array_equal(
+            _play(monkeypatch, 2, lambda x=x: processes.summed(x))[-1], 2 * x
+        )
+
+
+def test_bytes_of_processes_may_differ_in_length(monkeypatch):
+    parts = iter([b"abc", b"", b"defgh"])
+    found = _play(monkeypatch, 3, lambda: processes.collected(next(parts)))
+    assert found[-1] == [b"abc", b"", b"defgh"]
 
 
 @pytest.fixture(scope="module")
