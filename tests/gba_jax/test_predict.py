@@ -112,7 +112,7 @@ def test_the_null_policy_is_the_void_of_the_queries():
     np.testing.assert_array_equal(asked("none").label_map, [[0, 1], [0, 1]])
     # Lower right: class 1 has 0.6, void 0.4 of one query and 1.0 of another.
     np.testing.assert_array_equal(asked("null").label_map, [[0, 1], [0, -1]])
-    with pytest.raises(predict.BackgroundError, match="use threshold:0.4 or phrases"):
+    with pytest.raises(predict.BackgroundError, match="use threshold"):
         predict.segment(PICTURE, WORDS, model=by_hand(), background="null")
 
 
