@@ -105,10 +105,9 @@ class DoubleConv(nn.Module):
             use_fast_variance=False,
             # Of one class of one picture: by default K would count as space.
             reduction_axes=(-3, -2, -1),
-            dtype=self.dtype,
             name=name,
         )
-        return jax.nn.relu(normed(x))
+        return jax.nn.relu(normed(x.astype(jnp.float32)).astype(self.dtype))
 
 
 class Up(nn.Module):
@@ -158,7 +157,7 @@ class ClassBlock(nn.Module):
             weight = jnp.concatenate([weight, missing], axis=1)
             pooled = self._append("token", pooled)
             guide = None if guide is None else self._append("token_guide", guide)
-        y = norm("norm1", EPS, self.dtype)(pooled)
+        y = layer_norm("norm1", pooled)
         beside = None if guide is None else guide[:, :, None, None]
         linear = functools.partial(Guided, width, kernel_init=xavier, dtype=self.dtype)
         heads = lambda z: z.reshape(*z.shape[:-1], self.heads, width // self.heads)
@@ -169,7 +168,7 @@ class ClassBlock(nn.Module):
             weight,
         )
         z = (pooled + mixed.reshape(pooled.shape).astype(self.dtype))[:, :classes]
-        hidden = norm("norm2", EPS, self.dtype)(z)
+        hidden = layer_norm("norm2", z)
         z = z + mlp(hidden, self.expansion, jax.nn.relu, self.dtype)
         return x + resize_aligned(z, (grid[0], grid[1]))
 
@@ -242,6 +241,11 @@ def _convolve(x, kernel):
     flat = x.reshape(-1, *x.shape[-3:])
     y = jax.lax.conv_general_dilated(flat, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
     return y.reshape(*lead, *y.shape[1:])
+
+
+def layer_norm(name: str, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """Norm over channels in float32, back in the dtype of x: to be called inside a module's compact method."""
+    return norm(name, EPS, jnp.float32)(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def mlp(

@@ -51,7 +51,13 @@ class CostConfig:
             [] if self.form in FORMS else [f"form={self.form!r}: expected {' or '.join(FORMS)}"]
         )
         least = dict.fromkeys(("width", "heads", "expansion", "layers", "window", "guide"), 1)
-        least |= {"most_classes": 1, "train_classes": 1, "vocabulary": 0, "reject_top": 1, "reject_most": 0}
+        least |= {
+            "most_classes": 1,
+            "train_classes": 1,
+            "vocabulary": 0,
+            "reject_top": 1,
+            "reject_most": 0,
+        }
         problems += [
             f"{name}={getattr(self, name)}: expected at least {bound}"
             for name, bound in least.items()

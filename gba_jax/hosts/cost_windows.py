@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from core_jax.clip.layers import norm
-from gba_jax.hosts.cost_blocks import EPS, ClassBlock, Guided, Up, Upsample, mlp, xavier
+from gba_jax.hosts.cost_blocks import ClassBlock, Guided, Up, Upsample, layer_norm, mlp, xavier
 from gba_jax.hosts.cost_config import CostConfig
 
 
@@ -119,7 +118,7 @@ class WindowBlock(nn.Module):
     ) -> Float[Array, "B K h w E"]:
         """Queries and keys from [norm(x), guide], values from norm(x); then the MLP (GELU)."""
         width, rows = x.shape[-1], Windows((x.shape[2], x.shape[3]), self.size, self.shifted)
-        y = rows.split(norm("norm1", EPS, self.dtype)(x))
+        y = rows.split(layer_norm("norm1", x))
         beside = rows.split(guide)[:, None]
         linear = functools.partial(Guided, width, kernel_init=xavier, dtype=self.dtype)
         heads = lambda z: z.reshape(*z.shape[:-1], self.heads, width // self.heads)
@@ -134,7 +133,7 @@ class WindowBlock(nn.Module):
         weights = jax.nn.softmax(found, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("bknits,bknsid->bkntid", weights, value).reshape(y.shape)
         x = x + rows.join(linear(name="out")(mixed, None))
-        hidden = norm("norm2", EPS, self.dtype)(x)
+        hidden = layer_norm("norm2", x)
         gelu = functools.partial(jax.nn.gelu, approximate=False)
         return x + mlp(hidden, self.expansion, gelu, self.dtype)
 
@@ -162,7 +161,7 @@ class AggregationLayer(nn.Module):
     ) -> Float[Array, "B K h w E"]:
         """The features of K classes, `real` where they are no padding, with the guides of pictures and of words."""
         c = self.config
-        picture = norm("guide_norm", EPS, self.dtype)(picture)
+        picture = layer_norm("guide_norm", picture)
         for name, shifted in (("windows", False), ("shifted", True)):
             block = WindowBlock(c.heads, c.window, shifted, c.expansion, self.dtype, name=name)
             x = block(x, picture)
