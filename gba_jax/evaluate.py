@@ -31,7 +31,7 @@ _THREADS = 4
 # Pictures decoded ahead of a batch.
 _AHEAD = 8
 # Label maps are counted as rows of a multiple of this many pixels, so that pictures of many sizes share programs.
-_PIXELS = 2**16
+_PIXELS = 2**14
 # A bar appears when judging takes longer than this many seconds.
 _PATIENCE = 2.0
 
