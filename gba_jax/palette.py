@@ -43,20 +43,21 @@ _TO_LAB = np.asarray(
 
 
 def colours(count: int) -> UInt8[np.ndarray, "C 3"]:
-    """The first `count` colours, RGB; from about 2,500 on they repeat."""
+    """The first `count` colours, RGB; from about 5,000 on they repeat."""
     return np.resize(_all_colours(), (count, 3))
 
 
 @functools.cache
 def _all_colours() -> np.ndarray:
-    """Every colour of a grid that is neither pale nor dark nor grey, in the order of farthest-point sampling."""
+    """Every colour of a grid that is neither pale nor dark, grey nor glaring, in the order of farthest-point sampling."""
     levels = np.linspace(0, 255, 20).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = oklab(grid)
-    vivid = (lab[:, 0] > 0.42) & (lab[:, 0] < 0.88) & (np.hypot(lab[:, 1], lab[:, 2]) > 0.09)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    fair = (lab[:, 0] > 0.42) & (lab[:, 0] < 0.88) & (chroma > 0.07) & (chroma < 0.24)
     # The house's colours, which are told apart under every common colour blindness, come first.
     first = np.asarray([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in PALETTE], np.uint8)
-    grid = np.concatenate([first, grid[vivid]])
+    grid = np.concatenate([first, grid[fair]])
     lab = oklab(grid)
     order = list(range(len(first)))
     distance = np.full(len(grid), np.inf)
@@ -182,17 +183,13 @@ def _with_legend(
     ]
     if rest:
         texts.append((f"{len(rest)} more  {_percent(sum(e[1] for e in rest))}", None))
-    line, gap = round(1.6 * font.size), font.size
-    swatch = font.size
-    cell = max(int(font.getlength(text)) for text, _ in texts) + swatch + 2 * gap
+    line, gap, swatch = round(1.6 * font.size), font.size, font.size
+    lengths = [int(font.getlength(text)) + swatch + 2 * gap for text, _ in texts]
     right = picture.height > picture.width
-    if right:
-        per_column = max(1, (picture.height - gap) // line)
-        columns = -(-len(texts) // per_column)
-    else:
-        columns = max(1, (max(picture.width, _NARROWEST) - gap) // cell)
-    rows = -(-len(texts) // columns)
-    block = (gap + columns * cell, gap + rows * line)
+    room = picture.height - gap if right else max(picture.width, _NARROWEST) - gap
+    rows = max(1, room // line) if right else _rows(lengths, room)
+    widths = [max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
+    block = (gap + sum(widths), gap + min(rows, len(texts)) * line)
     if right:
         canvas = (picture.width + block[0], max(picture.height, block[1]))
         corner = (picture.width + gap, gap)
@@ -203,12 +200,18 @@ def _with_legend(
     result.paste(picture, (0, 0))
     draw = ImageDraw.Draw(result)
     for i, (text, colour) in enumerate(texts):
-        x = corner[0] + i // rows * cell
+        x = corner[0] + sum(widths[: i // rows])
         y = corner[1] + i % rows * line
         box = (x, y, x + swatch, y + swatch)
         draw.rounded_rectangle(box, radius=3, fill=colour, outline=colour or "#8A8F98", width=2)
         draw.text((x + swatch + gap // 2, y + swatch // 2), text, font=font, fill=INK, anchor="lm")
     return result
+
+
+def _rows(lengths: Sequence[int], room: int) -> int:
+    """The fewest rows in which texts, column by column, are no wider than the room."""
+    total = lambda rows: sum(max(lengths[i : i + rows]) for i in range(0, len(lengths), rows))
+    return next((n for n in range(1, len(lengths)) if total(n) <= room), len(lengths))
 
 
 def _percent(share: float) -> str:
