@@ -128,7 +128,7 @@ class DeformableLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N E"], position: Float[Array, "B N E"], sizes: Sizes
+        self, x: Float[Array, "B N E"], position: Float[Array, "#B N E"], sizes: Sizes
     ) -> Float[Array, "B N E"]:
         """The tokens of all levels, refined."""
         attention = DeformableAttention(self.heads, self.points, self.dtype, name="attention")

@@ -54,9 +54,9 @@ class AttentionLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B L E"],
-        position: Float[Array, "B L E"],
+        position: Float[Array, "#B L E"],
         memory: Float[Array, "B S E"] | None = None,
-        memory_position: Float[Array, "B S E"] | None = None,
+        memory_position: Float[Array, "#B S E"] | None = None,
         visible: Bool[Array, "B L S"] | None = None,
     ) -> Float[Array, "B L E"]:
         """Cross-attention to `memory`; self-attention where there is none."""
