@@ -60,8 +60,8 @@ class DataConfig:
       root: folder that holds the data set's files.
       split: what is trained on.
       classes: a classes.txt that replaces the data set's names; "" for none.
-      unseen: classes left out of training, a line each in a text file; their pixels are ignored. "world" stands for the
-        embedded world's held-out compositions, "" for none.
+      unseen: classes left out of training, a line each in a text file; their pixels are ignored. "world" stands for
+        the unseen classes of the embedded world's scenes, "" for none.
       augment: "resize", "crop" or "lsj" (large-scale jitter), see `gba_jax.data`.
       amplitude: amplitude augmentation of the pictures inside jit: "none", "mixup", "apr" or "fda".
       slots: G, ground-truth segments a picture can have.

@@ -192,7 +192,7 @@ def unseen(source: str, words: Vocabulary) -> Bool[np.ndarray, "c"]:
     """Which classes are left out of training.
 
     Args:
-      source: "" for none, "world" for the embedded world's held-out compositions, or a text file with a class a line.
+      source: "" for none, "world" for the unseen classes of the embedded world's scenes, or a text file with a class a line.
       words: the training vocabulary.
 
     Raises:
@@ -201,7 +201,7 @@ def unseen(source: str, words: Vocabulary) -> Bool[np.ndarray, "c"]:
     if not source:
         return np.zeros(len(words.classes), bool)
     if source == WORLD:
-        names = [name for name in words.rows if name in world.HELD_OUT]
+        names = [name for name in words.rows if name in world.SCENE_UNSEEN]
     else:
         names = _lines(source)
     owner = dict(

@@ -14,7 +14,7 @@ from core_jax.world.attributes import (
 from core_jax.world.captions import Captions, captions, vocabulary
 from core_jax.world.datasets import write_objects, write_pretrain
 from core_jax.world.disk import WorldFolderError
-from core_jax.world.scene_sets import SceneSplit, write_scenes
+from core_jax.world.scene_sets import SCENE_CLASSES, SCENE_UNSEEN, SceneSplit, write_scenes
 from core_jax.world.scenes import Scene, render, render_batch, render_indices
 from core_jax.world.segmentation import (
     SceneObject,
@@ -31,6 +31,8 @@ __all__ = [
     "CLASS_ATTRIBUTES",
     "COLOURS",
     "HELD_OUT",
+    "SCENE_CLASSES",
+    "SCENE_UNSEEN",
     "SHAPES",
     "STYLES",
     "STYLE_NAMES",

@@ -1,4 +1,9 @@
-"""`world/scenes` on disk: segmentation scenes with masks, instances and boxes, in five splits."""
+"""`world/scenes` on disk: segmentation scenes with masks, instances and boxes, in five splits.
+
+The scenes hold squares and rings in all colours and textures: 64 classes. Shape is what the embedded pair is weakest at, and
+with all eight shapes little else would be measured. A third of the classes never appears in training: every composition
+that pre-training never saw either, and such others that each colour, texture and shape is left with several seen classes.
+"""
 
 import dataclasses
 import os
@@ -31,8 +36,18 @@ class SceneSplit:
     among: tuple[str, ...] | None = None
 
 
-_SEEN = tuple(name for name in attrs.CLASSES if name not in attrs.HELD_OUT)
-_HELD = tuple(name for name in attrs.CLASSES if name in attrs.HELD_OUT)
+SCENE_SHAPES = ("square", "ring")
+
+
+def _is_unseen(name: str) -> bool:
+    shape, colour, texture = attrs.CLASS_ATTRIBUTES[attrs.class_index(name)]
+    return name in attrs.HELD_OUT or (colour + 3 * texture + 2 * shape) % 4 == 0
+
+
+SCENE_CLASSES = tuple(name for name in attrs.CLASSES if name.split()[-1] in SCENE_SHAPES)
+SCENE_UNSEEN = frozenset(name for name in SCENE_CLASSES if _is_unseen(name))
+_SEEN = tuple(name for name in SCENE_CLASSES if name not in SCENE_UNSEEN)
+_HELD = tuple(name for name in SCENE_CLASSES if name in SCENE_UNSEEN)
 _TRAIN_MIX = tuple((name, 1.0) for name in looks.TRAIN_STYLES)
 _TEST_MIX = tuple((name, 1.0) for name in looks.TEST_STYLES)
 SCENE_SPLITS: tuple[SceneSplit, ...] = (
@@ -50,7 +65,7 @@ def write_scenes(
     size: int = 128,
     seed: int = 0,
     splits: tuple[SceneSplit, ...] = SCENE_SPLITS,
-    classes: tuple[str, ...] = attrs.CLASSES,
+    classes: tuple[str, ...] = SCENE_CLASSES,
     progress: bool = True,
 ) -> pathlib.Path:
     """Writes `world/scenes`: segmentation scenes with masks, instances and boxes.
@@ -63,7 +78,7 @@ def write_scenes(
       root: folder that receives `world_scenes`.
       size: side of the pictures in pixels.
       seed: seed of the world.
-      splits: the splits; by default train, val, novel (held-out compositions), style (test styles) and both.
+      splits: the splits; by default train, val, novel (unseen classes), style (test styles) and both.
       classes: class names behind the labels 1, 2, ...
       progress: whether to show a progress bar.
 

@@ -169,7 +169,9 @@ def test_pretrain_pictures_and_captions(tmp_path):
 
 
 def test_scenes_with_masks_instances_and_boxes(tmp_path):
-    folder = world.write_scenes(tmp_path, size=32, splits=_SPLITS, progress=False)
+    folder = world.write_scenes(
+        tmp_path, size=32, splits=_SPLITS, classes=world.CLASSES, progress=False
+    )
     for split in _SPLITS:
         part = folder / split.name
         names = (part / "classes.txt").read_text().splitlines()
@@ -192,8 +194,21 @@ def test_scenes_with_masks_instances_and_boxes(tmp_path):
                 top, left, height, width = o["box"]
                 assert where[top : top + height, left : left + width].sum() == o["area"]
     before = _contents(folder)
-    world.write_scenes(tmp_path, size=32, splits=_SPLITS, progress=False)
+    world.write_scenes(tmp_path, size=32, splits=_SPLITS, classes=world.CLASSES, progress=False)
     assert _contents(folder) == before
+
+
+def test_scene_classes_leave_every_attribute_seen_and_unseen():
+    assert len(world.SCENE_CLASSES) == 64
+    assert (
+        world.HELD_OUT & set(world.SCENE_CLASSES) <= world.SCENE_UNSEEN < set(world.SCENE_CLASSES)
+    )
+    assert 0.3 < len(world.SCENE_UNSEEN) / 64 < 0.4
+    for group in (world.SCENE_UNSEEN, set(world.SCENE_CLASSES) - world.SCENE_UNSEEN):
+        for k, count in ((0, 8), (1, 4), (2, 2)):
+            words = [name.split()[k] for name in group]
+            assert len(set(words)) == count
+            assert min(map(words.count, words)) >= 2
 
 
 def test_bad_arguments_write_nothing(tmp_path):
