@@ -135,14 +135,15 @@ class CrossAttention(nn.Module):
             kernel = nn.initializers.xavier_uniform()
             return nn.Dense(features, dtype=query.dtype, kernel_init=kernel, name=name)(y)
 
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, self.width // self.heads)
+        # Heads lead and pixels are flat: left between them, heads make XLA's products on CPU 4 times slower.
+        split = lambda y: jnp.moveaxis(y.reshape(-1, self.heads, self.width // self.heads), 1, 0)
         q = split(dense("query", self.width, query)) * (self.width // self.heads) ** -0.5
         k, v = split(dense("key", self.width, rows)), split(dense("value", self.width, rows))
-        scores = jnp.einsum("bhwnd,knd->bhwnk", q, k).astype(jnp.float32)
-        lowest = jnp.finfo(jnp.float32).min
-        scores = jnp.where(visible[None, None, None, None], scores, lowest)
-        mixed = jnp.einsum("bhwnk,knd->bhwnd", jax.nn.softmax(scores).astype(query.dtype), v)
-        return dense("out", query.shape[-1], mixed.reshape(*query.shape[:3], self.width))
+        scores = jnp.einsum("npd,nkd->npk", q, k).astype(jnp.float32)
+        scores = jnp.where(visible[None, None], scores, jnp.finfo(jnp.float32).min)
+        mixed = jnp.einsum("npk,nkd->npd", jax.nn.softmax(scores).astype(query.dtype), v)
+        mixed = jnp.moveaxis(mixed, 0, 1).reshape(*query.shape[:3], self.width)
+        return dense("out", query.shape[-1], mixed)
 
 
 def initial_state(channels: int, preset: str, config: GBAConfig) -> dict:
