@@ -4,8 +4,8 @@ python -m launch.data scenes --root=data/world
 python -m launch.train --config=configs/gba_world.py --workdir=runs/gba [--config.adapters.use=none|sda|cca|both]
 python -m launch.compare --config=configs/gba_world.py --workdir=runs/gba --methods=zeroshot,host,sda,cca,both --seeds=1,2,3
 
-Cost aggregation on the shipped student, 2,000 scenes of 128 x 128 pixels, 256 objects and "background". Training leaves out
-the compositions that the student never met either; they are the unseen words of the splits "novel" and "both".
+Cost aggregation on the shipped student: 2,000 scenes of 128 x 128 pixels, 64 kinds of objects and "background". 24 of the
+kinds never appear in training; they are the unseen words of the splits "novel" and "both".
 """
 
 import ml_collections
@@ -70,7 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.batch_size = 8
     config.steps = 300
-    config.lr = 1e-3
+    config.lr = 3e-3  # chosen on another draw of the scenes (world.write_scenes(root, seed=7)), one seed, host alone
     config.host_lr = 1.0
     config.schedule = "cosine"
     config.warmup = 0
