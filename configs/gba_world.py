@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     adapters.sda_width = "auto"
     adapters.style = "bank"
     adapters.refresh_epochs = 1.0
+    adapters.fill_bank = False
     adapters.cca_width = "compact"
     adapters.norm = "pcnorm_in"
     adapters.clip_tap = "pre_cca"
@@ -67,6 +68,21 @@ def get_config() -> ml_collections.ConfigDict:
     cost.most_classes = 24
     cost.train_classes = 8
     cost.vocabulary = 0
+
+    # The other host: --config.host=masks. Panoptic output; it needs more steps than cost aggregation.
+    config.masks = masks = ml_collections.ConfigDict()
+    masks.queries = 20
+    masks.layers = 3
+    masks.heads = 4
+    masks.width = 64
+    masks.feed_forward = 128
+    masks.pixel_decoder = "fpn_attn"
+    masks.pixel_layers = 1
+    masks.pixel_feed_forward = 128
+    masks.groups = 8
+    config.mask_loss = ml_collections.ConfigDict()
+    config.mask_loss.points = 512
+    config.mask_loss.match = ml_collections.ConfigDict({"points": 512})
 
     config.batch_size = 8
     config.steps = 300

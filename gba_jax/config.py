@@ -36,6 +36,7 @@ class AdapterConfig(GBAConfig):
       deep: tap of CCA; "auto" is the map that CLIP's head reads.
       preset: "intent" (the paper's description, made trainable) or "released" (the reference implementation's equations).
       refresh_epochs: epochs between two choices of the style bank, in place of `refresh_steps`.
+      fill_bank: fill the style bank from 2,048 training pictures before the first step, instead of during training.
     """
 
     use: str = "none"
@@ -43,6 +44,7 @@ class AdapterConfig(GBAConfig):
     deep: str = AUTO
     preset: str = "intent"
     refresh_epochs: float = 3.0
+    fill_bank: bool = False
 
     def switches(self, *, refresh_steps: int, host_void: bool) -> GBAConfig:
         """What the adapters themselves read."""
@@ -215,6 +217,13 @@ def _impossible(config: Config) -> Iterator[str]:
         yield (
             f"config.adapters.use={config.adapters.use} with config.host=maskclip: a training-free host has no taps; "
             "set config.host=cost or masks"
+        )
+    adapters = config.adapters
+    with_bank = adapters.preset == "intent" and adapters.style in ("bank", "shade_bank")
+    if adapters.fill_bank and (adapters.use not in ("sda", "both") or not with_bank):
+        yield (
+            f"config.adapters.fill_bank=True with use={adapters.use}, preset={adapters.preset}, style={adapters.style}: there "
+            "is no style bank to fill; it needs use=sda or both, preset=intent and style=bank or shade_bank"
         )
     if config.host != "cost" and config.clip_finetune != "none":
         yield f"config.clip_finetune={config.clip_finetune}: only config.host=cost trains parts of the tower"

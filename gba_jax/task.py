@@ -22,6 +22,7 @@ from core_jax import train
 from core_jax.train import Aux, Params, Task
 from gba_jax import config as configs
 from gba_jax import data, datasets, evaluate, inputs, predict, shifts, templates, vocabulary
+from gba_jax.fill_bank import fill_bank
 from gba_jax.inputs import Inputs, open_inputs
 from gba_jax.model import FINETUNED, Segmenter, partition
 from gba_jax.vocabulary import TextRows
@@ -60,8 +61,20 @@ def init(opened: Inputs, key: PRNGKeyArray) -> Params:
     trainable = params.trainable
     if opened.config.init_from:
         trainable = start_from(opened.config.init_from, trainable)
-    words = {WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
-    return Params(trainable=trainable, frozen=params.frozen, stats=params.stats | words)
+    stats = params.stats | {WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
+    if opened.config.adapters.fill_bank:
+        stats["gba"] = stats["gba"] | {"style_bank": _filled(opened, trainable["gba"], key)}
+    return Params(trainable=trainable, frozen=params.frozen, stats=stats)
+
+
+def _filled(opened: Inputs, adapters: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
+    """A style bank that is ready at the first step: styles of the training pictures."""
+    # Whole batches on every process: all must start with the same bank.
+    stream = train_data(opened, opened.config.seed, process_index=0, process_count=1)
+    model = opened.segmenter
+    assert model.gba is not None
+    pictures = (batch["image"] for batch in stream)
+    return fill_bank(model.backbone, opened.clip.params, model.gba, adapters, pictures, key=key)
 
 
 def start_from(workdir: str, trainable: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +122,8 @@ def loss(
     return value, Aux(stats=stats | new, metrics=metrics)
 
 
-def train_data(opened: Inputs, seed: int) -> Any:
-    """The endless stream of training batches."""
+def train_data(opened: Inputs, seed: int, **share: int) -> Any:
+    """The endless stream of training batches; `share` as `data.train_data` has it, by default this process' slice."""
     settings = opened.config
     return data.train_data(
         opened.train,
@@ -120,6 +133,7 @@ def train_data(opened: Inputs, seed: int) -> Any:
         augment=settings.data.augment,
         slots=settings.data.slots,
         workers=settings.data.workers,
+        **share,
     )
 
 
@@ -165,7 +179,7 @@ def decayed(params: Any) -> Any:
 def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
     """The scores of every split of `data.judge`, as "split/name"; rates in percent, "split/shift_kind" under style shift."""
     settings, found = opened.config, {}
-    params = Params(trainable=trainable, frozen=frozen, stats=stats)
+    params = jax.tree.map(_own, Params(trainable=trainable, frozen=frozen, stats=stats))
     for number, split in enumerate(settings.data.judge):
         dataset = limited(inputs.read_dataset(settings, split), settings.data.judge_limit)
         words = dataset.vocabulary
@@ -173,17 +187,17 @@ def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[st
         seen = opened.seen(words, len(text.class_mask))
         judge_one = functools.partial(
             evaluate.judge,
-            **functions(opened.segmenter, params, text, seen),
             dataset=dataset,
             text=text,
             seen=seen,
             plan=inputs.plan(settings, opened.clip.backbone),
             batch_size=settings.test.batch_size,
         )
-        scores = judge_one()
+        ask = functions(opened.segmenter, params, text, seen)
+        scores = judge_one(**ask)
         if settings.data.shifts and number == 0:
             references = shifts.reference_set(opened.train)
-            shifted = functools.partial(judge_one, references=references)
+            shifted = functools.partial(judge_one, references=references, **ask)
             suite = evaluate.judge_suite(lambda shift, ask=shifted: ask(shift=shift))
             scores |= {f"shift_{kind}": value for kind, value in suite.items()}
         counts = ("images",)
@@ -270,6 +284,11 @@ def functions(
         return {"score": None, "queries": lambda images: ask(params, images, text, mask)}
     ask = jax.jit(segmenter.scores)
     return {"score": lambda images: ask(params, images, text, mask)}
+
+
+def _own(x: Any) -> Any:
+    """The process' own copy of an array that is the same everywhere: each judges its pictures by itself."""
+    return x if jax.process_count() == 1 else jnp.asarray(np.asarray(x.addressable_data(0)))
 
 
 def limited(dataset: datasets.Dataset, most: int) -> datasets.Dataset:
