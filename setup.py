@@ -56,6 +56,8 @@ setup(
         # Mask AP of instance segmentation; everything else works without it.
         "coco": ["pycocotools>=2.0.11"],
         "test": [
+            # jax.export's programs as bytes.
+            "flatbuffers>=25.2",
             "pycocotools>=2.0.11",
             "pytest>=8.4",
             "pytest-xdist>=3.8",

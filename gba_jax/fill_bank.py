@@ -7,8 +7,6 @@ restyles are kept, and 64 of them that are far apart become the bank. How the au
     params.stats["gba"]["style_bank"] = fill_bank(
         model.backbone, params.frozen["clip"], model.gba, params.trainable["gba"], pictures, key=jax.random.key(0)
     )
-
-A second per 100 pictures or so on two cores with the embedded pair.
 """
 
 from collections.abc import Iterable, Mapping
