@@ -18,9 +18,10 @@ from core_jax.clip.model import (
 )
 from core_jax.clip.preprocess import preprocess, resize
 from core_jax.clip.source import SourceError, resolve
+from core_jax.clip.tensors import WeightsError
 from core_jax.clip.tokenizer import Tokenizer, word_level
 from core_jax.clip.tokenizer_files import TokenizerError
-from core_jax.clip.weights import WeightsError, weights_digest
+from core_jax.clip.weights import weights_digest
 
 __all__ = [
     "Clip",

@@ -4,6 +4,8 @@ The dataclasses mirror HuggingFace's `config.json` of a `CLIPModel`; `from_huggi
 """
 
 import dataclasses
+import json
+import pathlib
 from typing import Any
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -13,6 +15,21 @@ ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "relu")
 
 class ConfigError(ValueError):
     """A CLIP configuration that this package cannot run; the message lists every problem."""
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      ConfigError: the file is not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

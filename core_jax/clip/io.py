@@ -15,15 +15,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from core_jax.clip import weights
-from core_jax.clip.config import ClipConfig, ConfigError, from_huggingface, to_huggingface
+from core_jax.clip.config import (
+    ClipConfig,
+    ConfigError,
+    from_huggingface,
+    read_json,
+    to_huggingface,
+)
 from core_jax.clip.source import INDEX, PICKLED, WEIGHTS, SourceError, refusal, resolve
+from core_jax.clip.tensors import Tensors, WeightsError, open_tensors
 from core_jax.clip.tokenizer import Tokenizer
 from core_jax.clip.tokenizer_files import FILES as TOKENIZER_FILES
-from core_jax.clip.weights import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ def load(source: str | os.PathLike, *, image_size: int | None = None) -> Clip:
     """
     folder = resolve(source)
     config = read_config(folder)
-    with _open_tensors(folder) as tensors:
+    with _open_weights(folder) as tensors:
         try:
             params = weights.from_huggingface(tensors, config)
         except WeightsError as error:
@@ -120,39 +125,23 @@ def read_config(folder: pathlib.Path) -> ClipConfig:
         raise SourceError(f"{folder} has no config.json: it is not a HuggingFace model folder")
     preprocessor = None
     if (folder / "preprocessor_config.json").is_file():
-        preprocessor = _read_json(folder / "preprocessor_config.json")
+        preprocessor = read_json(folder / "preprocessor_config.json")
     elif (folder / "processor_config.json").is_file():
         # Where transformers 5 puts it when a whole processor is saved.
-        preprocessor = _read_json(folder / "processor_config.json").get("image_processor")
+        preprocessor = read_json(folder / "processor_config.json").get("image_processor")
     try:
-        return from_huggingface(_read_json(folder / "config.json"), preprocessor)
+        return from_huggingface(read_json(folder / "config.json"), preprocessor)
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from None
 
 
-class _Tensors(Mapping[str, np.ndarray]):
-    """Named tensors of open safetensors files, read from disk one at a time."""
-
-    def __init__(self, handles: dict[str, safetensors.safe_open]):
-        self._handles = handles
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._handles[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-
 @contextlib.contextmanager
-def _open_tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
+def _open_weights(folder: pathlib.Path) -> Iterator[Tensors]:
     """Opens the single file, or every file that the index names."""
     if (folder / WEIGHTS).is_file():
-        names, index = [WEIGHTS], None
+        names = [WEIGHTS]
     elif (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX).get("weight_map", {})
+        index = read_json(folder / INDEX).get("weight_map", {})
         names = sorted(set(index.values()))
         problems = [
             f"missing: {name}"
@@ -167,23 +156,9 @@ def _open_tensors(folder: pathlib.Path) -> Iterator[_Tensors]:
         if pickled:
             raise SourceError(refusal(pickled[0]))
         raise SourceError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
-    with contextlib.ExitStack() as stack:
-        handles, problems = {}, []
-        for name in names:
-            try:
-                handle = stack.enter_context(safetensors.safe_open(folder / name, "numpy"))
-            except (safetensors.SafetensorError, OSError) as error:
-                problems.append(f"{name}: {error}")
-                continue
-            for key in handle.keys():  # noqa: SIM118 (not a dict)
-                if key in handles:
-                    problems.append(f"{name}: {key} is also in another file")
-                handles[key] = handle
-        # What the index promises and no file holds is reported with the other missing weights.
-        if problems:
-            listed = "\n  ".join(problems)
-            raise WeightsError(f"{folder}: unreadable weights (copy them again):\n  {listed}")
-        yield _Tensors(handles)
+    # What the index promises and no file holds is reported with the other missing weights.
+    with open_tensors([folder / name for name in names]) as tensors:
+        yield tensors
 
 
 def _tokenizer_contents(source: str | os.PathLike | Mapping[str, bytes] | None) -> dict[str, bytes]:
@@ -228,16 +203,6 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
 
 
 def _json(content: dict) -> bytes:

@@ -12,18 +12,16 @@ import dataclasses
 import os
 import pathlib
 
-import safetensors
-
 from core_jax.clip import weights
-from core_jax.clip.config import ClipConfig, ConfigError
-from core_jax.clip.io import Clip, _read_json, _Tensors
+from core_jax.clip.config import ClipConfig, ConfigError, read_json
+from core_jax.clip.io import Clip
 from core_jax.clip.openclip_config import PRESETS, OpenClipConfig
 from core_jax.clip.openclip_config import from_openclip as _config_of
 from core_jax.clip.openclip_model import backbone, encode_image, init, project
 from core_jax.clip.openclip_weights import from_openclip, to_openclip
-from core_jax.clip.source import PICKLED, SourceError, resolve
+from core_jax.clip.source import PICKLED, SourceError, refusal, resolve
+from core_jax.clip.tensors import WeightsError, open_tensors
 from core_jax.clip.tokenizer import Tokenizer
-from core_jax.clip.weights import WeightsError
 
 __all__ = [
     "PRESETS",
@@ -118,7 +116,7 @@ def _read_config(folder: pathlib.Path) -> OpenClipConfig | ClipConfig:
             f"(config=PRESETS[name], name one of {', '.join(PRESETS)})"
         )
     try:
-        return _config_of(_read_json(folder / CONFIG))
+        return _config_of(read_json(folder / CONFIG))
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from None
 
@@ -127,26 +125,12 @@ def _read_weights(folder: pathlib.Path, config: OpenClipConfig | ClipConfig) -> 
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLED)
-        raise SourceError(_refusal(pickled[0]) if pickled else f"{folder} has no {WEIGHTS}")
-    try:
-        opened = safetensors.safe_open(path, "numpy")
-        with opened:
-            return from_openclip(_Tensors(dict.fromkeys(opened.keys(), opened)), config)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is unreadable (copy it again): {error}") from error
-
-
-def _refusal(path: pathlib.Path) -> str:
-    """Why a pickled checkpoint is not opened, and the command that converts it."""
-    code = (
-        "import torch; from safetensors.torch import save_file; "
-        f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-        "save_file({k.removeprefix('module.'): v.contiguous() for k, v in d.items()}, "
-        f"{str(path.parent / WEIGHTS)!r})"
-    )
-    return (
-        f"{path} is a pickled checkpoint, and opening one can run code hidden in it. If you trust it, convert it where "
-        f'torch and safetensors are installed:\n  python -c "{code}"'
-    )
+        options = {"weights": WEIGHTS, "config": CONFIG, "names": "OpenCLIP's names (visual...)"}
+        raise SourceError(
+            refusal(pickled[0], **options) if pickled else f"{folder} has no {WEIGHTS}"
+        )
+    with open_tensors([path]) as tensors:
+        try:
+            return from_openclip(tensors, config)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None

@@ -17,7 +17,7 @@ from core_jax.clip import model, openclip_model, table
 from core_jax.clip.config import ClipConfig
 from core_jax.clip.openclip_config import OpenClipConfig
 from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
-from core_jax.clip.weights import WeightsError
+from core_jax.clip.tensors import WeightsError
 
 
 def _transformer(foreign: str, ours: str) -> tuple[Row, ...]:

@@ -50,11 +50,24 @@ def resolve(source: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(found)
 
 
-def refusal(path: pathlib.Path) -> str:
-    """Why a pickled checkpoint is not opened, and the command that converts it."""
+def refusal(
+    path: pathlib.Path,
+    *,
+    weights: str = WEIGHTS,
+    config: str = "config.json",
+    names: str = "HuggingFace's names (vision_model.embeddings...)",
+) -> str:
+    """Why a pickled checkpoint is not opened, and the command that converts it.
+
+    Args:
+      path: the checkpoint.
+      weights: the file to make of it.
+      config: the file that describes the model, beside it.
+      names: what its tensors have to be called.
+    """
     why = f"{path} is a pickled checkpoint, and opening one can run code hidden in it"
     folder = path.parent
-    if path.name == "pytorch_model.bin":
+    if path.name == "pytorch_model.bin" and weights == WEIGHTS:
         code = (
             "from transformers import CLIPModel; "
             f"CLIPModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
@@ -63,9 +76,10 @@ def refusal(path: pathlib.Path) -> str:
     code = (
         "import torch; from safetensors.torch import save_file; "
         f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-        f"save_file({{k: v.contiguous() for k, v in d.items()}}, {str(folder / WEIGHTS)!r})"
+        "save_file({k.removeprefix('module.'): v.contiguous() for k, v in d.items()}, "
+        f"{str(folder / weights)!r})"
     )
     return (
-        f"{why}. If you trust it and its tensors have HuggingFace's names (vision_model.embeddings...), convert it where "
-        f'torch and safetensors are installed, and put the config.json of the model beside it:\n  python -c "{code}"'
+        f"{why}. If you trust it and its tensors have {names}, convert it where torch and safetensors are installed, "
+        f'and put the {config} of the model beside it:\n  python -c "{code}"'
     )

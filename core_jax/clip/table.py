@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.clip.weights import FLOATS, WeightsError, not_finite, raise_all
+from core_jax.clip.tensors import FLOATS, WeightsError, not_finite, raise_all
 
 # Permutations that turn torch's kernels into Flax's: (out, in) to (in, out), (out, in, h, w) to (h, w, in, out).
 LINEAR = (1, 0)
@@ -61,13 +61,20 @@ class _Entry:
     shape: tuple[int, ...]
 
 
-def read(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], shapes: Shapes) -> dict:
+def read(
+    tensors: Mapping[str, np.ndarray],
+    rows: Sequence[Row],
+    shapes: Shapes,
+    *,
+    ignored: re.Pattern[str] | None = None,
+) -> dict:
     """Our nested float32 parameters from named tensors.
 
     Args:
       tensors: every tensor of the checkpoint; float32, float16 or bfloat16. Read one at a time.
       rows: the table.
       shapes: our path ("text/block_0/fc1/kernel") to shape, of every leaf of the model.
+      ignored: names of tensors that may be there and mean nothing.
 
     Raises:
       WeightsError: tensors are missing, unknown, of another shape or type, or not finite; all are listed.
@@ -76,6 +83,8 @@ def read(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], shapes: Shapes)
     flat: dict[str, np.ndarray] = {}
     problems = []
     for name in sorted(tensors):
+        if ignored is not None and ignored.fullmatch(name):
+            continue
         if name not in wanted:
             problems.append(f"extra: {name} is not a weight of this model")
             continue
@@ -98,12 +107,23 @@ def read(tensors: Mapping[str, np.ndarray], rows: Sequence[Row], shapes: Shapes)
     return flax.traverse_util.unflatten_dict({p: jnp.asarray(v) for p, v in flat.items()}, sep="/")
 
 
-def write(params: Mapping, rows: Sequence[Row], shapes: Shapes) -> dict[str, np.ndarray]:
-    """Named float32 tensors (numpy, contiguous) from our parameters.
+def write(
+    params: Mapping, rows: Sequence[Row], shapes: Shapes, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """Named tensors (numpy, contiguous, of type `dtype`) from our parameters.
+
+    Args:
+      params: nested.
+      rows: the table.
+      shapes: as for `read`.
+      dtype: float32, float16 or bfloat16.
 
     Raises:
-      WeightsError: leaves are missing, unknown, of another shape, or not finite; all are listed.
+      WeightsError: another type, or leaves are missing, unknown, of another shape, or not finite in `dtype`; all are
+        listed.
     """
+    if dtype not in FLOATS:
+        raise WeightsError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     flat = {p: np.asarray(v) for p, v in flax.traverse_util.flatten_dict(params, sep="/").items()}
     problems = [f"missing: {p} of shape {shapes[p]}" for p in sorted(shapes.keys() - flat.keys())]
     for path in sorted(flat):
@@ -112,11 +132,13 @@ def write(params: Mapping, rows: Sequence[Row], shapes: Shapes) -> dict[str, np.
         elif flat[path].shape != shapes[path]:
             problems.append(f"shape: {path} is {flat[path].shape}, expected {shapes[path]}")
         else:
-            problems += not_finite(path, flat[path])
+            with np.errstate(over="ignore"):
+                flat[path] = flat[path].astype(jnp.dtype(dtype))
+            problems += not_finite(f"{path} as {dtype}", flat[path])
     raise_all(problems, "the parameters do not fit their configuration")
     tensors = {}
     for name, entry in _entries(rows, shapes).items():
-        parts = [flat[path].astype(np.float32) for path in entry.paths]
+        parts = [flat[path] for path in entry.paths]
         if entry.axes is not None:
             parts = [part.transpose(np.argsort(entry.axes)) for part in parts]
         whole = np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -1,12 +1,5 @@
-"""The weight table of CLIP: HuggingFace's tensor names and ours, read in both directions.
+"""CLIP's weights under HuggingFace's tensor names, in both directions; digests; position embeddings of another size."""
 
-Every row pairs a regular expression on HuggingFace's key with our path and the permutation of axes between them (torch
-keeps linear kernels as (out, in) and convolutions as (out, in, h, w); Flax as (in, out) and (h, w, in, out)). Accounting
-is total: each foreign tensor is used exactly once or stands on the ignore list, each leaf of ours is written exactly
-once, and everything that is wrong is reported together. Nothing is ever filled in.
-"""
-
-import dataclasses
 import functools
 import hashlib
 import re
@@ -18,66 +11,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.clip import model
+from core_jax.clip import model, table
 from core_jax.clip.config import ClipConfig
-
-FLOATS = ("float32", "float16", "bfloat16")
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the model; the message lists every problem."""
+from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    r"""One line of the table.
+def _blocks(tower: str) -> tuple[Row, ...]:
+    foreign, ours = f"{tower}_model.encoder.layers.{{}}", f"{tower}/block_{{}}"
+    return (
+        *affine(f"{foreign}.layer_norm{{}}", f"{ours}/norm{{}}"),
+        *dense(f"{foreign}.self_attn.q_proj", f"{ours}/attention/query"),
+        *dense(f"{foreign}.self_attn.k_proj", f"{ours}/attention/key"),
+        *dense(f"{foreign}.self_attn.v_proj", f"{ours}/attention/value"),
+        *dense(f"{foreign}.self_attn.out_proj", f"{ours}/attention/out"),
+        *dense(f"{foreign}.mlp.fc{{}}", f"{ours}/fc{{}}"),
+    )
 
-    `foreign` consists of literals and groups only; `ours` names the groups as \1, \2, which is what makes a row readable
-    backwards. `axes` is the `transpose` argument that turns their tensor into ours.
-    """
-
-    foreign: str
-    ours: str
-    axes: tuple[int, ...] | None = None
-
-
-_LINEAR = (1, 0)
-_CONV = (2, 3, 1, 0)
-_LAYER = r"(vision|text)_model\.encoder\.layers\.(\d+)\."
-_BLOCK = r"\1/block_\2/"
 
 TABLE = (
-    Row(r"logit_scale", "logit_scale"),
-    Row(r"vision_model\.embeddings\.class_embedding", "vision/class_embedding"),
-    Row(r"vision_model\.embeddings\.patch_embedding\.weight", "vision/patch/kernel", _CONV),
-    Row(r"vision_model\.embeddings\.position_embedding\.weight", "vision/position_embedding"),
+    Row("logit_scale", "logit_scale"),
+    Row("vision_model.embeddings.class_embedding", "vision/class_embedding"),
+    Row("vision_model.embeddings.patch_embedding.weight", "vision/patch/kernel", CONV),
+    Row("vision_model.embeddings.position_embedding.weight", "vision/position_embedding"),
     # So spelt in HuggingFace's files.
-    Row(r"vision_model\.pre_layrnorm\.weight", "vision/pre_norm/scale"),
-    Row(r"vision_model\.pre_layrnorm\.bias", "vision/pre_norm/bias"),
-    Row(r"vision_model\.post_layernorm\.weight", "vision/post_norm/scale"),
-    Row(r"vision_model\.post_layernorm\.bias", "vision/post_norm/bias"),
-    Row(r"visual_projection\.weight", "vision/projection/kernel", _LINEAR),
-    Row(r"text_model\.embeddings\.token_embedding\.weight", "text/token_embedding"),
-    Row(r"text_model\.embeddings\.position_embedding\.weight", "text/position_embedding"),
-    Row(r"text_model\.final_layer_norm\.weight", "text/final_norm/scale"),
-    Row(r"text_model\.final_layer_norm\.bias", "text/final_norm/bias"),
-    Row(r"text_projection\.weight", "text/projection/kernel", _LINEAR),
-    Row(_LAYER + r"layer_norm(1|2)\.weight", _BLOCK + r"norm\3/scale"),
-    Row(_LAYER + r"layer_norm(1|2)\.bias", _BLOCK + r"norm\3/bias"),
-    Row(_LAYER + r"self_attn\.q_proj\.weight", _BLOCK + "attention/query/kernel", _LINEAR),
-    Row(_LAYER + r"self_attn\.q_proj\.bias", _BLOCK + "attention/query/bias"),
-    Row(_LAYER + r"self_attn\.k_proj\.weight", _BLOCK + "attention/key/kernel", _LINEAR),
-    Row(_LAYER + r"self_attn\.k_proj\.bias", _BLOCK + "attention/key/bias"),
-    Row(_LAYER + r"self_attn\.v_proj\.weight", _BLOCK + "attention/value/kernel", _LINEAR),
-    Row(_LAYER + r"self_attn\.v_proj\.bias", _BLOCK + "attention/value/bias"),
-    Row(_LAYER + r"self_attn\.out_proj\.weight", _BLOCK + "attention/out/kernel", _LINEAR),
-    Row(_LAYER + r"self_attn\.out_proj\.bias", _BLOCK + "attention/out/bias"),
-    Row(_LAYER + r"mlp\.fc(1|2)\.weight", _BLOCK + r"fc\3/kernel", _LINEAR),
-    Row(_LAYER + r"mlp\.fc(1|2)\.bias", _BLOCK + r"fc\3/bias"),
+    *affine("vision_model.pre_layrnorm", "vision/pre_norm"),
+    *_blocks("vision"),
+    *affine("vision_model.post_layernorm", "vision/post_norm"),
+    Row("visual_projection.weight", "vision/projection/kernel", LINEAR),
+    Row("text_model.embeddings.token_embedding.weight", "text/token_embedding"),
+    Row("text_model.embeddings.position_embedding.weight", "text/position_embedding"),
+    *_blocks("text"),
+    *affine("text_model.final_layer_norm", "text/final_norm"),
+    Row("text_projection.weight", "text/projection/kernel", LINEAR),
 )
 
 # Buffers that older exports carry: 0, 1, 2, ... and nothing else.
-IGNORED = (r"(vision|text)_model\.embeddings\.position_ids",)
+IGNORED = re.compile(r"(vision|text)_model\.embeddings\.position_ids")
 
 
 def from_huggingface(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> dict:
@@ -88,38 +57,9 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> d
       config: the model the tensors must fit.
 
     Raises:
-      WeightsError: tensors are missing, unknown, doubled, of another shape or type, or not finite; all are listed.
+      WeightsError: tensors are missing, unknown, of another shape or type, or not finite; all are listed.
     """
-    expected = shapes(config)
-    flat: dict[str, np.ndarray] = {}
-    problems = []
-    for name in sorted(tensors):
-        if any(re.fullmatch(pattern, name) for pattern in IGNORED):
-            continue
-        path, row = _our_path(name)
-        if path not in expected or row is None:
-            problems.append(f"extra: {name} is not a weight of this model")
-            continue
-        value, shape = tensors[name], _foreign_shape(expected[path], row)
-        if path in flat:
-            problems.append(f"extra: {name} is a second source of {path}")
-        elif value.dtype.name not in FLOATS:
-            problems.append(
-                f"type: {name} is {value.dtype.name}, expected one of {', '.join(FLOATS)}"
-            )
-        elif value.shape != shape:
-            problems.append(f"shape: {name} is {value.shape}, expected {shape}")
-        else:
-            problems += not_finite(name, value)
-            value = value.astype(np.float32)
-            flat[path] = value if row.axes is None else value.transpose(row.axes)
-    given = {_our_path(name)[0] for name in tensors}
-    for path in sorted(expected.keys() - given):
-        name, row = _their_name(path)
-        shape = _foreign_shape(expected[path], row)
-        problems.append(f"missing: {name} of shape {shape}")
-    raise_all(problems, "the checkpoint does not fit its config.json")
-    return flax.traverse_util.unflatten_dict({p: jnp.asarray(v) for p, v in flat.items()}, sep="/")
+    return table.read(tensors, TABLE, shapes(config), ignored=IGNORED)
 
 
 def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> dict:
@@ -128,32 +68,7 @@ def to_huggingface(params: dict, config: ClipConfig, dtype: str = "float32") -> 
     Raises:
       WeightsError: leaves are missing, unknown, of another shape, or not finite in `dtype`; all are listed.
     """
-    if dtype not in FLOATS:
-        raise WeightsError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
-    expected = shapes(config)
-    flat = _flatten(params)
-    problems = [
-        f"missing: {path} of shape {expected[path]}"
-        for path in sorted(expected.keys() - flat.keys())
-    ]
-    tensors = {}
-    for path in sorted(flat):
-        if path not in expected:
-            problems.append(f"extra: {path} is not a weight of this model")
-            continue
-        name, row = _their_name(path)
-        value = np.asarray(flat[path])
-        if value.shape != expected[path]:
-            problems.append(f"shape: {path} is {value.shape}, expected {expected[path]}")
-            continue
-        with np.errstate(over="ignore"):
-            value = value.astype(jnp.dtype(dtype))
-        problems += not_finite(f"{path} as {dtype}", value)
-        if row.axes is not None:
-            value = value.transpose(np.argsort(row.axes))
-        tensors[name] = np.ascontiguousarray(value).reshape(value.shape)
-    raise_all(problems, "the parameters do not fit their configuration")
-    return tensors
+    return table.write(params, TABLE, shapes(config), dtype)
 
 
 def shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
@@ -195,48 +110,3 @@ def resize_positions(params: dict, config: ClipConfig, image_size: int) -> tuple
 
 def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")
-
-
-def _our_path(name: str) -> tuple[str | None, Row | None]:
-    for row in TABLE:
-        match = re.fullmatch(row.foreign, name)
-        if match:
-            return match.expand(row.ours), row
-    return None, None
-
-
-def _their_name(path: str) -> tuple[str, Row]:
-    for row, pattern, template in _backwards():
-        match = re.fullmatch(pattern, path)
-        if match:
-            return template.format(*match.groups()), row
-    raise WeightsError(f"no row of the weight table leads to {path}")
-
-
-@functools.cache
-def _backwards() -> tuple[tuple[Row, str, str], ...]:
-    """For each row: (row, regular expression on our path, format string of their key)."""
-    rows = []
-    for row in TABLE:
-        groups = re.findall(r"\([^)]*\)", row.foreign)
-        pattern = re.sub(r"\\(\d)", lambda m, g=groups: g[int(m[1]) - 1], row.ours)
-        template = re.sub(r"\([^)]*\)", "{}", row.foreign).replace("\\.", ".")
-        rows.append((row, pattern, template))
-    return tuple(rows)
-
-
-def _foreign_shape(shape: tuple[int, ...], row: Row) -> tuple[int, ...]:
-    return shape if row.axes is None else tuple(shape[i] for i in np.argsort(row.axes))
-
-
-def not_finite(name: str, value: np.ndarray) -> list[str]:
-    """The problem of a tensor with nan or infinite values, if it has any."""
-    bad = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
-    return [f"not finite: {bad} of {np.size(value)} values of {name}"] if bad else []
-
-
-def raise_all(problems: list[str], summary: str) -> None:
-    """Raise one WeightsError that lists all problems, if there are any."""
-    if problems:
-        listed = "\n  ".join(problems)
-        raise WeightsError(f"{summary} ({len(problems)} problems):\n  {listed}")

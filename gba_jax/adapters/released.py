@@ -8,17 +8,18 @@ parameters. Tensors of CLIP and of the host are left alone.
 """
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from core_jax.clip import WeightsError, table
-from core_jax.clip.table import CONV, LINEAR, Row
+from core_jax.clip.table import CONV, Row, affine, dense
+from core_jax.clip.tensors import open_tensors
 from core_jax.data import files
 from gba_jax.adapters.plug import GBA, init
 
@@ -29,17 +30,6 @@ VOID = Row("void_embedding.weight", "params/cca/null")
 _COUNTER = ".num_batches_tracked"
 # A linear layer of ours, stored as a 1 x 1 convolution: the table sees it as one.
 _POINTWISE = "refine/project/kernel"
-
-
-def _dense(foreign: str, ours: str, axes: tuple[int, ...] = LINEAR) -> tuple[Row, ...]:
-    return (
-        Row(f"{foreign}.weight", f"{ours}/kernel", axes),
-        Row(f"{foreign}.bias", f"{ours}/bias"),
-    )
-
-
-def _affine(foreign: str, ours: str) -> tuple[Row, ...]:
-    return (Row(f"{foreign}.weight", f"{ours}/scale"), Row(f"{foreign}.bias", f"{ours}/bias"))
 
 
 def _conv(foreign: str, ours: str, size: int) -> tuple[Row, ...]:
@@ -55,10 +45,10 @@ def _shared(foreign: str, ours: str, norm: str, state: str) -> tuple[Row, ...]:
         *_conv(f"{foreign}.conv1", f"{ours}/convs", 3),
         *_conv(f"{foreign}.conv2", f"{ours}/convs", 5),
         *_conv(f"{foreign}.conv3", f"{ours}/convs", 7),
-        *_affine(f"{foreign}.{norm}", ours),
+        *affine(f"{foreign}.{norm}", ours),
         Row(f"{foreign}.{norm}.running_mean", f"stats/{state}/mean"),
         Row(f"{foreign}.{norm}.running_var", f"stats/{state}/var"),
-        *_dense(f"{foreign}.projector", f"{ours}/refine/project", CONV),
+        *dense(f"{foreign}.projector", f"{ours}/refine/project", CONV),
         Row(f"{foreign}.prompt", f"{ours}/refine/prompt"),
         # Multiplied from the right, so it is kept as it is.
         Row(f"{foreign}.top_down_transform", f"{ours}/refine/out"),
@@ -71,12 +61,12 @@ ROWS = (
     Row(f"{_SDA}.st.proto_mean", "stats/style_bank/mean"),
     Row(f"{_SDA}.st.proto_std", "stats/style_bank/deviation"),
     *_shared(_CCA, "params/cca", "ci.bn", "cca_norm"),
-    *_affine(f"{_CCA}.ci.layer_norm_q_1", "params/cca/query_norm"),
-    *_affine(f"{_CCA}.ci.layer_norm_k_1", "params/cca/key_norm"),
-    *_dense(f"{_CCA}.ci.attn.q_proj", "params/cca/attention/query"),
-    *_dense(f"{_CCA}.ci.attn.k_proj", "params/cca/attention/key"),
-    *_dense(f"{_CCA}.ci.attn.v_proj", "params/cca/attention/value"),
-    *_dense(f"{_CCA}.ci.attn.out_proj", "params/cca/attention/out"),
+    *affine(f"{_CCA}.ci.layer_norm_q_1", "params/cca/query_norm"),
+    *affine(f"{_CCA}.ci.layer_norm_k_1", "params/cca/key_norm"),
+    *dense(f"{_CCA}.ci.attn.q_proj", "params/cca/attention/query"),
+    *dense(f"{_CCA}.ci.attn.k_proj", "params/cca/attention/key"),
+    *dense(f"{_CCA}.ci.attn.v_proj", "params/cca/attention/value"),
+    *dense(f"{_CCA}.ci.attn.out_proj", "params/cca/attention/out"),
     VOID,
 )
 
@@ -124,16 +114,11 @@ def load(path: str | os.PathLike, module: GBA, text_width: int) -> tuple[dict, d
     Raises:
       WeightsError: see `from_released`, or the file is unreadable.
     """
-    shapes = _shapes(module, text_width)
-    try:
-        with safetensors.safe_open(path, "numpy") as opened:
-            names = [name for name in opened.keys() if _belongs(name, shapes)]  # noqa: SIM118
-            own = {name: opened.get_tensor(name) for name in names}
-        return from_released(own, module, text_width)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is unreadable as safetensors: {error}") from error
+    with open_tensors([pathlib.Path(path)]) as tensors:
+        try:
+            return from_released(tensors, module, text_width)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
 
 
 def save(

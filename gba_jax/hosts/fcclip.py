@@ -8,6 +8,7 @@ is left alone. Its checkpoints fit `CONFIG`; convert them to safetensors first.
 """
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,11 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from core_jax.clip import WeightsError, table
 from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
+from core_jax.clip.tensors import open_tensors
 from core_jax.data import files
 from gba_jax.hosts.masks import MaskClassification, MaskConfig
 from gba_jax.vocabulary import TextRows
@@ -141,15 +142,11 @@ def load(path: str | os.PathLike, config: MaskConfig, channels: Channels, text_w
       WeightsError: see `from_fcclip`, or the file is unreadable.
       ValueError: another pixel decoder.
     """
-    try:
-        with safetensors.safe_open(path, "numpy") as opened:
-            names = [name for name in opened.keys() if name.startswith(PREFIXES)]  # noqa: SIM118
-            own = {name: opened.get_tensor(name) for name in names}
-        return from_fcclip(own, config, channels, text_width)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is unreadable as safetensors: {error}") from error
+    with open_tensors([pathlib.Path(path)]) as tensors:
+        try:
+            return from_fcclip(tensors, config, channels, text_width)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
 
 
 def save(
