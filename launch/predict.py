@@ -117,8 +117,8 @@ def predict(
         raise config.ConfigError(
             f"--workdir={workdir}: a run of task {settings.get('task')}; expected fdbpl"
         )
-    trainable, pins = runs.learned(workdir)
-    predictor = fdbpl_jax.predictor(settings.to_dict(), trainable, classes=names)
+    arrays, pins = runs.learned(workdir)
+    predictor = fdbpl_jax.predictor(settings.to_dict(), arrays["trainable"], classes=names)
     if pins and pins["student"] != predictor.student.digest:
         raise config.ConfigError(
             f"the student {settings.student} has other weights now ({predictor.student.digest[:12]}) than when "

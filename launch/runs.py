@@ -8,12 +8,11 @@ import functools
 import json
 import pathlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from launch import config as config_lib
 from launch import tasks
@@ -182,62 +181,29 @@ def restore(workdir: str | Path, task: Any = None) -> Restored:
     return Restored(config=config, task=task, params=params, step=step)
 
 
-def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The trained parameters of a run alone, without opening its data, lookup or models.
+def learned(
+    workdir: str | Path, groups: Sequence[str] = ("trainable",)
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run has learned, without opening its data, lookup or models (`core_jax.train.learned`).
 
     Args:
       workdir: of a run, finished or not.
+      groups: of "trainable" and "stats".
 
     Returns:
-      (nested dict of NumPy arrays, the digests it depends on); ({}, {}) for a run that trains nothing.
+      ({group: nested dict of NumPy arrays}, the digests they depend on); empty groups and {} for a run that trains nothing.
 
     Raises:
       ConfigError: there is no checkpoint.
     """
-    import jax
-    import orbax.checkpoint as ocp
+    from core_jax import train as train_lib
 
-    workdir = Path(workdir).absolute()
     if _timing(workdir).get("steps") == 0:
-        return {}, {}
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise config_lib.ConfigError(f"--workdir={workdir}: no checkpoint yet; train there first")
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise config_lib.ConfigError(f"{folder}: no complete checkpoint; train there first")
-        args = ocp.args
-        meta = manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
-        # The checkpoint says which arrays it holds: only the trainables are read, not the optimizer's.
-        abstract: dict[str, Any] = {}
-        for name, form in meta["arrays"].items():
-            *groups, leaf = name.split("/")
-            if groups and groups[0] == "trainable":
-                dtype, _, shape = form.partition("[")
-                sizes = tuple(int(size) for size in shape.rstrip("]").split(",") if size.strip())
-                place = functools.reduce(
-                    lambda tree, key: tree.setdefault(key, {}), groups, abstract
-                )
-                place[leaf] = jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        state = manager.restore(
-            step,
-            args=args.Composite(
-                state=args.PyTreeRestore(
-                    item=abstract, restore_args=restore_args, partial_restore=True
-                )
-            ),
-        )["state"]
-    pins = {
-        name.removeprefix("pin "): value
-        for name, value in meta["facts"].items()
-        if name.startswith("pin ")
-    }
-    return jax.tree.map(np.asarray, state["trainable"]), pins
+        return {group: {} for group in groups}, {}
+    try:
+        return train_lib.learned(workdir, groups)
+    except train_lib.CheckpointError as error:
+        raise config_lib.ConfigError(f"--workdir={error}") from error
 
 
 def evaluate(

@@ -36,7 +36,7 @@ def learned(
     with ocp.CheckpointManager(folder, options=options) as manager:
         step = manager.latest_step()
         if step is None:
-            raise CheckpointError(f"{folder}: no complete checkpoint; train there first")
+            raise CheckpointError(f"{workdir}: no complete checkpoint yet; train there first")
         args = ocp.args
         meta = manager.restore(step, args=args.Composite(meta=args.JsonRestore()))["meta"]
         abstract: dict[str, Any] = {}
