@@ -169,7 +169,9 @@ class Segmenter:
         text: TextRows,
         seen: Bool[Array, "C"],
     ) -> Float[Array, "B C h w"]:
-        """How well each class fits each place, in [0, 1]; 0 for padded classes.
+        """How well each class fits each place, 0 for padded classes: in [0, 1], but sums of masks may exceed 1.
+
+        Clip where a score is shown, never before an arg-max: clipping makes ties, and the first class would win them.
 
         Args:
           params: as `init` makes them; `frozen["text"]` is not read.
@@ -186,7 +188,7 @@ class Segmenter:
             return jnp.moveaxis(jax.nn.softmax(found, axis=-1), -1, 1)
         if self.host == "masks":
             found = self.queries(params, images, text, seen)
-            return jnp.clip(mask_outputs.semantic(*found), 0.0, 1.0)
+            return mask_outputs.semantic(*found)
         plug = self._plug(params.trainable, params.stats, text)
         maps = self.backbone.features(clip_params, images, plug)
         args = self._inputs(params.trainable, clip_params, maps, text)

@@ -70,8 +70,8 @@ class Predictor:
     Attributes:
       encoder: the text tower.
       templates: the sentences that words are put into.
-      score: (inputs, words, which classes were seen in training) to scores in [0, 1], 0 for padding; jitted. Not called
-        where there are queries.
+      score: (inputs, words, which classes were seen in training) to scores (`Segmenter.scores`), 0 for padding; jitted.
+        Not called where there are queries.
       plan: how pictures become inputs.
       training: what the host was trained on; None for a host that was not trained.
       queries: the same arguments to mask queries, for hosts that have them; jitted.
@@ -296,11 +296,13 @@ def _segment(
     else:
         found = model.queries(model.plan.inputs(pixels[None])[:, 0], text, seen)
         found = Queries(found.probabilities, model.plan.merge(found.mask_logits[:, None], size))
-        maps = jnp.clip(mask_outputs.semantic(*found), 0.0, 1.0)
+        maps = mask_outputs.semantic(*found)
         if policy.null:
             maps = jnp.concatenate([maps, mask_outputs.void_share(*found)[:, None]], axis=1)
         segment_map, segments = _segments(found, words, asked, policy, size)
+    # Sums of masks may exceed 1: they compete as they are, and are clipped only to be shown.
     best, scores = (x[0] for x in windows.labels(maps, size))
+    scores = np.clip(scores, 0.0, 1.0)
     # What lies behind the user's words is the background's: its phrases, or the host's void.
     background = best >= len(words.classes)
     if policy.threshold is not None:

@@ -132,6 +132,20 @@ def test_hosts_with_queries_have_segments():
     np.testing.assert_array_equal(phrase.segment_map, [[0, -1], [0, -1]])
 
 
+def test_sums_of_masks_compete_before_they_are_clipped():
+    def queries(images, text, seen):
+        p = np.zeros((1, 4, len(text.class_mask) + 1), np.float32)
+        # Everywhere 1.2 of the first class, 1.6 of the second.
+        p[0, :2, 0], p[0, 2:, 1], p[0, :, -1] = 0.6, 0.8, [0.4, 0.4, 0.2, 0.2]
+        return Queries(jnp.asarray(p), jnp.full((1, 4, 2, 2), 20.0))
+
+    model = by_hand(queries=queries)
+    for policy in ("none", "null", "threshold:1"):
+        found = predict.segment(PICTURE, WORDS, model=model, background=policy)
+        np.testing.assert_array_equal(found.label_map, np.ones((2, 2)))
+        np.testing.assert_array_equal(found.scores, np.ones((2, 2)))
+
+
 def test_queries_do_not_go_through_windows():
     with pytest.raises(ValueError, match="several windows cannot be joined"):
         dataclasses.replace(with_queries(), plan=windows.sliding(4, 2, 2))
