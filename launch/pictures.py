@@ -15,7 +15,7 @@ def read_classes(value: str) -> list[str]:
     path = pathlib.Path(value)
     # A list of many names is longer than any file name may be, and asking for such a file is an error.
     if len(value) < 4096 and os.path.isfile(path):
-        names = path.read_text(encoding="utf-8").splitlines()
+        names = path.read_text(encoding="utf-8-sig").splitlines()
     elif "," not in value and path.suffix in (".txt", ".csv", ".lst"):
         raise ValueError(f"--classes={value}: there is no such file")
     else:

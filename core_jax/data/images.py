@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # What a folder reader takes for a picture; every one of these is decoded by pillow itself.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -55,6 +55,11 @@ def decode_bytes(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
                 return rgb(picture)
+    except UnidentifiedImageError as error:
+        # Its own message names the bytes in memory, not the file.
+        raise ImageError(
+            f"{name} is not a readable picture (of no format that pillow knows); replace the file or take it off the list"
+        ) from error
     # Damaged files reach pillow's decoders as whatever they trip over: SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise ImageError(
