@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core_jax import world
 from core_jax.clip import openclip
 from core_jax.train import Params
 from gba_jax import backbones, inputs, vocabulary
@@ -57,7 +58,7 @@ def embedded() -> Host:
         config=config,
         backbone=opened.backbone,
         clip_params=opened.params,
-        words=257,
+        words=1 + len(world.SCENE_CLASSES),
     )
 
 
