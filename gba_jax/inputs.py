@@ -68,9 +68,7 @@ def open_inputs(config: configs.Config) -> Inputs:
     left_out = unseen(config.data.unseen, words)
     text = _mask(text_rows(config, opened, words), words, left_out)
     pins = {
-        "clip": opened.digest,
-        "text encoder": files.digest([opened.encoder.weights, opened.encoder.tokenizer]),
-        "templates": templates.resolve(config.templates).digest,
+        **model_pins(config, opened),
         "dataset": data.digest(train),
         "unseen": files.digest(np.flatnonzero(left_out).tolist()),
     }
@@ -104,6 +102,15 @@ def open_clip(config: configs.Config) -> backbones.Opened:
         dtype=compute_dtype(config.dtype),
         remat=config.remat,
     )
+
+
+def model_pins(config: configs.Config, clip: backbones.Opened) -> dict[str, str]:
+    """Digests of what a run needs wherever it is used: the tower, the text side, the sentences."""
+    return {
+        "clip": clip.digest,
+        "text encoder": files.digest([clip.encoder.weights, clip.encoder.tokenizer]),
+        "templates": templates.resolve(config.templates).digest,
+    }
 
 
 def text_rows(config: configs.Config, clip: backbones.Opened, words: Vocabulary) -> TextRows:

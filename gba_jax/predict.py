@@ -157,7 +157,7 @@ def segment(
     Raises:
       ImageError: the picture cannot be read.
       VocabularyError: no words, blank ones, or some that occur twice.
-      BackgroundError: see `parse_background`; or the host has no queries and `null` is asked for.
+      BackgroundError: see `parse_background`; or the host has no queries and `null` is asked for; or a phrase is also a word.
     """
     return prepare(words, model=model, background=background)(image)
 
@@ -274,6 +274,12 @@ def _with_phrases(words: Vocabulary, phrases: Sequence[str]) -> Vocabulary:
     """The words, and the background's phrases as one more class behind them."""
     if not phrases:
         return words
+    known = {vocabulary.normalise(word) for word in words.rows}
+    both = [phrase for phrase in phrases if vocabulary.normalise(phrase) in known]
+    if both:
+        raise BackgroundError(
+            f"background=phrases: {', '.join(both)} is among the words of the classes, too: a word cannot mean both"
+        )
     classes = [*(", ".join(own) for own in words.synonyms), ", ".join(phrases)]
     return vocabulary.build(classes, [*words.is_thing.tolist(), False])
 

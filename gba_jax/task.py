@@ -6,7 +6,10 @@ once, and a step runs tower, adapters and host on uint8 pictures. Shapes: B pict
 
 import dataclasses
 import functools
+import json
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -244,6 +247,7 @@ def predictor(
     config: ml_collections.ConfigDict | Mapping[str, Any],
     trainable: Mapping[str, Any],
     stats: Mapping[str, Any],
+    pins: Mapping[str, str] | None = None,
 ) -> predict.Predictor:
     """What a run has learned, ready for a user's pictures and words; its data set is not needed.
 
@@ -251,12 +255,14 @@ def predictor(
       config: what the run was trained with.
       trainable: as `core_jax.train.learned` reads it; {} for a host that is not trained.
       stats: likewise.
+      pins: digests that the run depends on, likewise; None checks nothing.
 
     Raises:
-      ValueError: settings or a CLIP that cannot be used.
+      ValueError: settings or a CLIP that cannot be used, or other weights, tokenizer or templates than the run's.
     """
     settings = configs.read(config)
     opened = inputs.open_clip(settings)
+    _require_pins(settings, inputs.model_pins(settings, opened), pins or {})
     state = {name: x for name, x in stats.items() if name != WORDS}
     host = inputs.segmenter(settings, opened.backbone, pictures=1)
     tuned, still = partition(opened.params, FINETUNED[settings.clip_finetune])
@@ -272,6 +278,44 @@ def predictor(
         training=vocabulary.build(words) if words else None,
         cache=settings.text_cache or None,
     )
+
+
+def _require_pins(
+    settings: configs.Config, found: Mapping[str, str], pins: Mapping[str, str]
+) -> None:
+    """Refuse a model that has changed since a run was trained with it."""
+    changed = [
+        f"{name}: {pins[name][:12]} in training, {digest[:12]} now"
+        for name, digest in found.items()
+        if pins.get(name, digest) != digest
+    ]
+    if changed:
+        raise configs.ConfigError(
+            f"the CLIP {settings.clip} with templates {settings.templates} is not what the run was trained with: put the old "
+            "files back, or train again\n  " + "\n  ".join(changed)
+        )
+
+
+def load(workdir: str | os.PathLike) -> predict.Predictor:
+    """The predictor of a run's work directory: `gba_jax.load("runs/gba")`.
+
+    Raises:
+      ConfigError: it is no work directory of a segmentation run.
+      CheckpointError: there is no checkpoint yet.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise configs.ConfigError(f"{workdir} is no work directory of a run: {error}") from error
+    if values.get("task") != "gba":
+        raise configs.ConfigError(
+            f"{workdir} holds a run of task {values.get('task')}: expected gba"
+        )
+    if not configs.read(values).trained:
+        return predictor(values, {}, {})
+    arrays, pins = train.learned(workdir, ("trainable", "stats"))
+    return predictor(values, arrays["trainable"], arrays["stats"], pins)
 
 
 def functions(

@@ -113,6 +113,8 @@ def _check(root: str) -> int:
     from fdbpl_jax import check as classification
     from gba_jax import datasets as segmentation
 
+    if not pathlib.Path(root).is_dir():
+        raise ValueError(f"--root={root}: there is no such folder")
     names = _DATASET.value or _present(root)
     kinds = {name: kind_of(name, root, _KIND.value) for name in names}
     _check_flags(kinds)

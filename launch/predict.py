@@ -58,7 +58,9 @@ def main(argv: list[str]) -> None:
     if settings is None:
         model = segment.from_clip(values.clip)
     elif values.workdir:
-        model = segment.from_workdir(values.workdir, settings.to_dict())
+        import gba_jax
+
+        model = gba_jax.load(values.workdir)
     else:
         model = segment.from_config(settings.to_dict())
     if values.resize is not None:
@@ -117,8 +119,8 @@ def predict(
         raise config.ConfigError(
             f"--workdir={workdir}: a run of task {settings.get('task')}; expected fdbpl"
         )
-    arrays, pins = runs.learned(workdir)
-    predictor = fdbpl_jax.predictor(settings.to_dict(), arrays["trainable"], classes=names)
+    trainable, pins = runs.learned(workdir)
+    predictor = fdbpl_jax.predictor(settings.to_dict(), trainable, classes=names)
     if pins and pins["student"] != predictor.student.digest:
         raise config.ConfigError(
             f"the student {settings.student} has other weights now ({predictor.student.digest[:12]}) than when "

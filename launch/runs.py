@@ -8,7 +8,7 @@ import functools
 import json
 import pathlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -181,17 +181,14 @@ def restore(workdir: str | Path, task: Any = None) -> Restored:
     return Restored(config=config, task=task, params=params, step=step)
 
 
-def learned(
-    workdir: str | Path, groups: Sequence[str] = ("trainable",)
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run has learned, without opening its data, lookup or models (`core_jax.train.learned`).
+def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The trained parameters of a run alone, without opening its data, lookup or models (`core_jax.train.learned`).
 
     Args:
       workdir: of a run, finished or not.
-      groups: of "trainable" and "stats".
 
     Returns:
-      ({group: nested dict of NumPy arrays}, the digests they depend on); empty groups and {} for a run that trains nothing.
+      (nested dict of NumPy arrays, the digests they depend on); ({}, {}) for a run that trains nothing.
 
     Raises:
       ConfigError: there is no checkpoint.
@@ -199,11 +196,12 @@ def learned(
     from core_jax import train as train_lib
 
     if _timing(workdir).get("steps") == 0:
-        return {group: {} for group in groups}, {}
+        return {}, {}
     try:
-        return train_lib.learned(workdir, groups)
+        arrays, pins = train_lib.learned(workdir)
     except train_lib.CheckpointError as error:
         raise config_lib.ConfigError(f"--workdir={error}") from error
+    return arrays["trainable"], pins
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,34 +13,6 @@ Path = pathlib.Path
 RESULT = "segmentation.json"
 # As the readers of data sets have it: this value of a 16-bit mask is no class.
 UNLABELLED = 65_535
-
-
-def from_workdir(workdir: str | Path, values: dict[str, Any]) -> Any:
-    """The predictor of a run of task "gba".
-
-    Args:
-      workdir: of the run.
-      values: its configuration.
-
-    Raises:
-      ConfigError: the CLIP has changed since.
-      CheckpointError: there is no checkpoint.
-    """
-    from core_jax import train
-    from core_jax.data import files
-    from gba_jax import task
-
-    if values["host"] == "maskclip":
-        return task.predictor(values, {}, {})
-    state, pins = train.learned(workdir, ("trainable", "stats"))
-    model = task.predictor(values, state["trainable"], state["stats"])
-    digest = files.digest([model.encoder.weights, model.encoder.tokenizer])
-    if pins.get("text encoder", digest) != digest:
-        raise config_lib.ConfigError(
-            f"the CLIP {values['clip']} has other weights now than when {workdir} was trained: put the old ones back, or "
-            "train again"
-        )
-    return model
 
 
 def from_config(values: dict[str, Any]) -> Any:
@@ -59,19 +32,34 @@ def from_config(values: dict[str, Any]) -> Any:
 
 
 def from_clip(name: str) -> Any:
-    """The training-free host on a CLIP by folder, hub id, or as world:student, world:teacher."""
-    from core_jax import clip, world
-    from gba_jax import predict
+    """The training-free host on a CLIP by folder (HuggingFace's or OpenCLIP's), hub id, or as world:student, world:teacher.
 
-    if not name.startswith("world:"):
-        return predict.maskclip(clip.load(name))
+    Raises:
+      ConfigError: it is no ViT.
+    """
+    from core_jax.train import Params
+    from gba_jax import backbones, predict, templates, windows
+    from gba_jax.model import Segmenter
+
     # The embedded pair knows the words of its world alone: no "photo of a medium ...", and scenes of 128 pixels.
-    model = clip.load(world.pair(name.removeprefix("world:")), image_size=128)
-    return predict.maskclip(model, sentences="single")
+    embedded = name.startswith("world:")
+    opened = backbones.open_backbone(name, image_size=128 if embedded else None, mode="residual")
+    backbone = opened.backbone
+    if backbone.image_size is None:
+        raise config_lib.ConfigError(
+            f"--clip={name}: a ConvNeXt; segmentation without training needs a ViT"
+        )
+    return predict.of(
+        Segmenter(host="maskclip", backbone=backbone),
+        Params(trainable={}, frozen={"clip": opened.params}, stats={}),
+        encoder=opened.encoder,
+        sentences=templates.resolve("single" if embedded else "vild14"),
+        plan=windows.whole(backbone.image_size),
+    )
 
 
 def with_windows(model: Any, side: int) -> Any:
-    """A predictor that sees pictures squeezed to `side`, through windows of its own size that overlap by a third.
+    """A predictor that sees pictures squeezed to `side`, through windows of its own size that overlap by a third to a half.
 
     Raises:
       ConfigError: the model takes pictures of any size, or larger ones than that.
@@ -85,7 +73,10 @@ def with_windows(model: Any, side: int) -> Any:
         )
     window = plan.window if isinstance(plan, windows.Sliding) else plan.size
     try:
-        plan = windows.sliding(side, window, max(1, 2 * window // 3))
+        # Window maps are averaged on a grid on which all windows begin: a stride with large common divisors keeps it coarse.
+        strides = range(max(1, window // 2), max(1, 2 * window // 3) + 1)
+        stride = max(strides, key=lambda stride: (math.gcd(side, window, stride), stride))
+        plan = windows.sliding(side, window, stride)
         return dataclasses.replace(model, plan=plan)
     except ValueError as error:
         raise config_lib.ConfigError(f"--resize={side}: {error}") from error

@@ -187,8 +187,11 @@ def test_other_policies_are_refused_with_the_ones_there_are(text):
 def test_words_that_cannot_be_told_apart_are_refused(words, message):
     with pytest.raises(vocabulary.VocabularyError, match=message):
         predict.segment(PICTURE, words, model=by_hand())
-    with pytest.raises(vocabulary.VocabularyError, match="'cat' occurs 2 times"):
-        predict.segment(PICTURE, ["cat"], model=by_hand(), background="phrases:[sky, cat]")
+
+
+def test_a_word_is_no_background_phrase():
+    with pytest.raises(predict.BackgroundError, match="phrases: Cat is among the words"):
+        predict.segment(PICTURE, ["cat"], model=by_hand(), background="phrases:[sky, Cat]")
 
 
 def test_pictures_of_every_kind_are_the_same_picture(tmp_path):

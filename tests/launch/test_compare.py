@@ -89,8 +89,7 @@ def test_an_interrupted_run_ends_in_the_same_parameters(comparison, base, tmp_pa
     compare.compare(base, tmp_path, arms, seeds=[1])
     again, _ = runs.learned(folder)
     for sign in ("positive", "negative"):
-        one, other = (found["trainable"]["context"][sign] for found in (again, whole))
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(again["context"][sign], whole["context"][sign])
     assert json.loads((folder / "timing.json").read_text())["restarts"] == 1
 
 
@@ -99,11 +98,11 @@ def test_learned_parameters_equal_the_restored_ones(comparison):
     learned, pins = runs.learned(folder)
     restored = runs.restore(folder)
     assert restored.step == 4
-    assert set(learned["trainable"]) == {"context"}
-    for sign, value in learned["trainable"]["context"].items():
+    assert set(learned) == {"context"}
+    for sign, value in learned["context"].items():
         np.testing.assert_array_equal(value, restored.params.trainable["context"][sign])
     assert pins == dict(restored.task.pins)
-    assert runs.learned(comparison / "zeroshot" / "seed1") == ({"trainable": {}}, {})
+    assert runs.learned(comparison / "zeroshot" / "seed1") == ({}, {})
 
 
 def test_similarities_are_cosines_of_stored_regions(comparison):

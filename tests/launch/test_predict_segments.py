@@ -10,8 +10,9 @@ from PIL import Image
 
 from core_jax import world
 from core_jax.data.images import ImageError
-from gba_jax import predict
+from gba_jax import predict, task
 from launch import config, segment
+from launch.pictures import read_classes
 
 CLASSES = ["red plain circle", "yellow dotted diamond", "blue plain diamond"]
 FLAGS = ("--clip=world:student", "--classes=red plain circle,blue plain diamond")
@@ -75,9 +76,16 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(model, picture
 
 def test_large_pictures_are_looked_at_through_windows(model):
     windowed = segment.with_windows(model, 300)
-    assert (windowed.plan.resize, windowed.plan.window, windowed.plan.stride) == (300, 128, 85)
+    assert (windowed.plan.resize, windowed.plan.window, windowed.plan.stride) == (300, 128, 84)
+    assert segment.with_windows(model, 512).plan.stride == 64
+    assert segment.with_windows(windowed, 257).plan.stride == 85
     with pytest.raises(config.ConfigError, match="--resize=100: windows of 128 pixels"):
         segment.with_windows(model, 100)
+
+
+def test_a_file_of_classes_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat, kitten\n\ngrass\n", encoding="utf-8-sig")
+    assert read_classes(str(tmp_path / "classes.txt")) == ["cat, kitten", "grass"]
 
 
 def test_things_are_classes_or_all():
@@ -85,6 +93,15 @@ def test_things_are_classes_or_all():
     assert segment._flags(["cat, kitten", "grass"], ["cat"]) == [True, False]
     with pytest.raises(config.ConfigError, match="--things: dog not among the classes cat"):
         segment._flags(["cat"], ["dog"])
+
+
+def test_a_model_or_templates_that_have_changed_are_refused():
+    values = config.load("configs/gba_maskclip.py").to_dict()
+    pins = {"clip": "0" * 64, "text encoder": "1" * 64, "templates": "2" * 64, "dataset": "3" * 64}
+    with pytest.raises(ValueError, match="put the old files back") as error:
+        task.predictor(values, {}, {}, pins)
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["clip", "text encoder", "templates"]
 
 
 def test_a_configuration_that_has_to_be_trained_is_refused():
