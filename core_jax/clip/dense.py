@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 
 from core_jax.clip import model
 from core_jax.clip.config import ClipConfig
-from core_jax.clip.layers import Block, feed_forward, make_block, norm, projection
-from core_jax.nn import Tap, untouched
+from core_jax.clip.layers import Block, feed_forward, make_block, projection
+from core_jax.nn import Tap, norm, untouched
 
 MODES = ("residual", "value_only", "cls")
 Mode = Literal["residual", "value_only", "cls"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core_jax.clip.config import TextConfig, VisionConfig
+from core_jax.nn import norm
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -91,12 +92,6 @@ def make_block(
     return kind(
         c.heads, c.mlp_width, c.activation, c.layer_norm_eps, causal, dtype, name=f"block_{i}"
     )
-
-
-def norm(name: str, eps: float, dtype) -> nn.LayerNorm:
-    """A layer norm with CLIP's numbers."""
-    # The fast variance E[x^2] - E[x]^2 loses three digits on CLIP's large activations.
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def projection(width: int, dtype) -> nn.Dense:

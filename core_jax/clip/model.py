@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from core_jax.clip.config import ClipConfig, TextConfig, VisionConfig
-from core_jax.clip.layers import make_block, norm, projection
-from core_jax.nn import Tap, untouched
+from core_jax.clip.layers import make_block, projection
+from core_jax.nn import Tap, norm, untouched
+
+_SMALLEST_SQUARE = 1e-24
 
 # The keys and values that a prefix left in every block of the text tower.
 Past = tuple[tuple[Float[Array, "S P H h"], Float[Array, "S P H h"]], ...]
@@ -262,8 +264,10 @@ def normalise(
 
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """The vectors of the last axis, each divided by its length ||x||."""
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    """The vectors of the last axis, each divided by its length ||x||; a zero vector stays zero, with a finite gradient."""
+    # The square is floored, not the length: the slope of the root is infinite at 0.
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(square, _SMALLEST_SQUARE))
 
 
 def check_pixels(config: ClipConfig, shape: tuple[int, ...]) -> None:

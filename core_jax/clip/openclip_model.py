@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 
 from core_jax.clip import model
 from core_jax.clip.openclip_config import OpenClipConfig
-from core_jax.nn import ConvNeXt, Tap, untouched
-from core_jax.nn.convnext import norm
+from core_jax.nn import ConvNeXt, Tap, norm, untouched
 
 
 class Head(nn.Module):

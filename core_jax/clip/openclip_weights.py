@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from core_jax.clip import model, openclip_model, table
+from core_jax.clip import openclip_model, table, weights
 from core_jax.clip.config import ClipConfig
 from core_jax.clip.openclip_config import OpenClipConfig
 from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
@@ -109,10 +109,9 @@ def to_openclip(params: dict, config: OpenClipConfig | ClipConfig) -> dict[str, 
 
 def shapes(config: OpenClipConfig | ClipConfig) -> dict[str, tuple[int, ...]]:
     """Path ("vision/trunk/stage_0/block_0/gamma") to shape of every leaf of the model."""
-    if isinstance(config, OpenClipConfig):
-        make = functools.partial(openclip_model.init, config)
-    else:
-        make = functools.partial(model.init, config)
+    if not isinstance(config, OpenClipConfig):
+        return weights.shapes(config)
+    make = functools.partial(openclip_model.init, config)
     tree = jax.eval_shape(make, key=jax.random.key(0))
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(tree, sep="/")
     return {path: tuple(leaf.shape) for path, leaf in flat.items()}

@@ -138,7 +138,7 @@ class ConvNeXt(nn.Module):
 
 
 def norm(name: str, eps: float, dtype) -> nn.LayerNorm:
-    """LayerNorm over channels with two-pass variance: E[x^2] - E[x]^2 loses digits where activations are large."""
+    """LayerNorm over channels in float32, two-pass variance: E[x^2] - E[x]^2 loses digits where activations are large."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from core_jax import clip
 from gba_jax import losses
 from gba_jax.hosts.cost_config import CostConfig
 from gba_jax.hosts.cost_pyramid import PyramidDecoder, take
@@ -27,7 +28,6 @@ from gba_jax.vocabulary import TextRows, class_logits
 
 # The logit of a class that was not refined: its sigmoid is 0.
 ABSENT = -100.0
-_SMALLEST_SQUARE = 1e-24
 
 
 class CostMaps(NamedTuple):
@@ -126,7 +126,7 @@ class CostAggregation(nn.Module):
 
 def class_cost(dense: Float[Array, "B h w D"], text: TextRows) -> Float[Array, "B C h w"]:
     """The cosine of every pixel with the best row of every class, float32; -inf for padding."""
-    rows = _unit(dense.astype(jnp.float32)) @ text.rows.T
+    rows = clip.unit(dense.astype(jnp.float32)) @ text.rows.T
     return jnp.moveaxis(class_logits(rows, text), -1, 1)
 
 
@@ -138,7 +138,7 @@ def class_words(text: TextRows) -> Float[Array, "C D"]:
         num_segments=text.class_mask.shape[0],
         indices_are_sorted=True,
     )
-    return _unit(total)
+    return clip.unit(total)
 
 
 def choose(
@@ -222,11 +222,6 @@ def _slots(labels, kept, classes):
     flat = labels.reshape(batch, -1)
     found = jnp.take_along_axis(place, jnp.maximum(flat, 0), axis=1)
     return jnp.where(flat < 0, flat, found).reshape(labels.shape)
-
-
-def _unit(x):
-    """Vectors of length 1; unlike `clip.unit` with a gradient at 0, where it is 0."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), _SMALLEST_SQUARE))
 
 
 def _check_guides(form, shape, guides):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from core_jax.clip.layers import norm
+from core_jax.nn import norm
 
 EPS = 1e-5
 _SMALLEST_SUM = 1e-6

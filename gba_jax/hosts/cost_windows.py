@@ -124,7 +124,7 @@ class WindowBlock(nn.Module):
         heads = lambda z: z.reshape(*z.shape[:-1], self.heads, width // self.heads)
         query = heads(linear(name="query")(y, beside)) * (width // self.heads) ** -0.5
         key, value = heads(linear(name="key")(y, beside)), heads(linear(name="value")(y, None))
-        found = jnp.einsum("bkntid,bknsid->bknits", query, key).astype(jnp.float32)
+        found = jnp.einsum("bkntid,bknsid->bknits", query, key, preferred_element_type=jnp.float32)
         visible = rows.visible()
         if visible is not None:
             shown = jnp.asarray(visible)[None, None, :, None]

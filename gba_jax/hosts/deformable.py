@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from core_jax.nn.convnext import norm
+from core_jax.nn import norm
 from gba_jax import points as pts
 from gba_jax.hosts.mask_layers import EPS, FeedForward, xavier
 

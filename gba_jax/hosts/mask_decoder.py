@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from core_jax.nn.convnext import norm
+from core_jax.clip import unit
+from core_jax.nn import norm
 from gba_jax.hosts.mask_layers import (
     EPS,
     MLP,
@@ -29,8 +30,6 @@ Output = tuple[Float[Array, "B Q C+1"], Float[Array, "B Q h w"]]
 
 _LARGEST_SCALE = 100.0
 _SMALLEST_AREA = 1e-8
-# The norm is floored at 1e-12. Flooring the square keeps the slope of the root finite at 0.
-_SMALLEST_SQUARE = 1e-24
 
 
 class MaskDecoder(nn.Module):
@@ -138,9 +137,3 @@ def visible(
     )
     inside = (small >= 0).reshape(batch, queries, -1)
     return inside | ~jnp.any(inside, axis=-1, keepdims=True)
-
-
-def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """Vectors of length 1; a zero vector stays zero."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_SQUARE))

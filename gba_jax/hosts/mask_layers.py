@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from core_jax.nn.convnext import norm
+from core_jax.nn import norm
 
 EPS = 1e-5
 _TEMPERATURE = 10_000.0

@@ -16,7 +16,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gba_jax.hosts.mask_decoder import MaskDecoder, Output, unit
+from core_jax.clip import unit
+from gba_jax.hosts.mask_decoder import MaskDecoder, Output
 from gba_jax.hosts.pixel_decoder import KINDS, NAMES, Kind, PixelDecoder
 from gba_jax.vocabulary import TextRows
 
@@ -55,12 +56,20 @@ class MaskConfig:
         """Refuse sizes that do not fit each other, all in one message.
 
         Raises:
-          ValueError: an unknown pixel decoder, or a width that heads, groups or positions cannot share.
+          ValueError: an unknown pixel decoder, sizes that are too small, or a width that heads, groups or positions cannot
+            share.
         """
+        least = dict.fromkeys(("queries", "heads", "width", "feed_forward"), 1)
+        least |= {"layers": 0, "pixel_layers": 0, "pixel_feed_forward": 1, "points": 1, "groups": 1}
         problems = [
+            f"{name}={getattr(self, name)}: expected at least {bound}"
+            for name, bound in least.items()
+            if getattr(self, name) is not None and getattr(self, name) < bound
+        ]
+        problems += [
             f"width={self.width} is not a multiple of {name}={value}"
             for name, value in (("heads", self.heads), ("groups", self.groups))
-            if self.width % value
+            if value > 0 and self.width % value
         ]
         if self.width % 4:
             problems.append(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core_jax.nn.convnext import norm
+from core_jax.nn import norm
 from gba_jax.hosts.mask_layers import conv_init
 
 _EPS = 1e-6

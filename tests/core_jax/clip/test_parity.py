@@ -225,3 +225,11 @@ def test_normalise_is_the_processors(saved):
     theirs = (images / 255.0 - np.asarray(config.mean)) / np.asarray(config.std)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
     assert clip.normalise(images, config, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_a_zero_vector_has_no_direction_and_a_finite_gradient():
+    x = jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(clip.unit(x), np.float32([[0, 0], [0.6, 0.8]]))
+    slope = jax.grad(lambda x: jnp.sum(clip.unit(x)[:, 0]))(x)
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope[1], [16 / 125, -12 / 125], rtol=1e-6)
