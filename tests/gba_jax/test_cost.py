@@ -1,5 +1,7 @@
 """Host B as a whole: costs and losses by hand, what may and what may not change the maps, gradients, rejection."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,9 +91,15 @@ class Host:
         return self._apply._cache_size()
 
 
+@functools.cache
+def shared(form):
+    """The plain host of a form, whose programs many tests run."""
+    return Host(form)
+
+
 @pytest.fixture(scope="module", params=["window", "pyramid"])
 def host(request):
-    return Host(request.param)
+    return shared(request.param)
 
 
 def test_costs_are_cosines_with_the_best_word():
@@ -299,11 +307,11 @@ def test_rejected_classes_have_no_score_and_the_others_do():
     # Nobody is rejected in training, and nobody where everybody may stay.
     assert host(train=True).refined.shape[1] == 6
     free = Host("pyramid", reject_top=6, reject_most=6)
-    np.testing.assert_allclose(free().logits, Host("pyramid")().logits, atol=1e-5)
+    np.testing.assert_allclose(free().logits, shared("pyramid")().logits, atol=1e-5)
 
 
 def test_half_precision_and_remat_change_little_and_nothing():
-    expected = np.asarray(Host("window")().logits)
+    expected = np.asarray(shared("window")().logits)
     np.testing.assert_allclose(Host("window", remat=True)().logits, expected, atol=1e-5)
     got = np.asarray(Host("window", dtype=jnp.bfloat16)().logits)
     assert got.dtype == np.float32
@@ -311,7 +319,7 @@ def test_half_precision_and_remat_change_little_and_nothing():
 
 
 def test_guides_of_another_size_are_refused():
-    host = Host("window")
+    host = shared("window")
     with pytest.raises(ValueError, match=r"guides of \(B, h, w\).*the form 'window' takes"):
         host.run(host.params, host.dense, host.guides[:1], host.text, train=False)
 
