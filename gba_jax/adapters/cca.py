@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from core_jax.clip import unit
+from core_jax.nn import norm
 from gba_jax.adapters import pcnorm
 from gba_jax.adapters.config import GBAConfig, check_preset
-from gba_jax.adapters.refine import GatedRefinement, MultiKernelConv, gain
+from gba_jax.adapters.refine import Dense, GatedRefinement, MultiKernelConv, gated_sum
 
 COMPACT = 256
 HEADS = 4
 # A sampled vocabulary has at least this many classes, where there are as many.
 FEWEST_CLASSES = 16
 _EPS = 1e-5
-_SMALLEST_NORM = 1e-12
 
 
 class CorrelationConstraint(nn.Module):
@@ -65,18 +66,18 @@ class CorrelationConstraint(nn.Module):
         width, heads = (channels, 1) if full else (COMPACT, HEADS)
         source = jax.lax.stop_gradient(x) if released else x
         u = MultiKernelConv(name="convs")(source) / 3.0
-        query = _norm("query_norm")(u.astype(jnp.float32)).astype(x.dtype)
+        query = norm("query_norm", _EPS, jnp.float32)(u.astype(jnp.float32)).astype(x.dtype)
         rows, visible = self._keys(text, row_mask, void)
-        keys = _norm("key_norm")(rows)
+        keys = norm("key_norm", _EPS, jnp.float32)(rows)
         delta = CrossAttention(width, heads, name="attention")(query, keys, visible)
         delta, state = self._normalise(delta.astype(jnp.float32), state, pixel_mask, train)
         scale = self.param("scale", nn.initializers.ones, (channels,))[None, None, None]
         bias = self.param("bias", nn.initializers.zeros, (channels,))[None, None, None]
-        added = (scale * delta + bias).astype(x.dtype)
+        added = scale * delta + bias
         refinement = GatedRefinement(width, gated=not released, name="refine")
         if released:
-            return refinement(query + added), state
-        return refinement(x + gain(self, "gain", channels, x) * added), state
+            return refinement(query + added.astype(x.dtype)), state
+        return refinement(gated_sum(self, x, added)), state
 
     def _keys(self, text, row_mask, void):
         """Text rows followed by the null rows, and which of them may be attended to."""
@@ -93,10 +94,10 @@ class CorrelationConstraint(nn.Module):
         own = (1 if self.preset == "released" else 2) - self.config.host_void
         rows = [jax.lax.stop_gradient(text).astype(jnp.float32)]
         if void is not None:
-            rows.append(_unit(void.astype(jnp.float32)[None]))
+            rows.append(unit(void.astype(jnp.float32)[None]))
         if own:
             null = self.param("null", nn.initializers.normal(1.0), (own, text.shape[1]))
-            rows.append(_unit(null))
+            rows.append(unit(null))
         nulls = own + (void is not None)
         return jnp.concatenate(rows), jnp.concatenate([row_mask, jnp.ones(nulls, bool)])
 
@@ -132,14 +133,13 @@ class CrossAttention(nn.Module):
         """The attended values, projected back to E."""
 
         def dense(name, features, y):
-            kernel = nn.initializers.xavier_uniform()
-            return nn.Dense(features, dtype=query.dtype, kernel_init=kernel, name=name)(y)
+            return Dense(features, query.dtype, nn.initializers.xavier_uniform(), name=name)(y)
 
         # Heads lead and pixels are flat: left between them, heads make XLA's products on CPU 4 times slower.
         split = lambda y: jnp.moveaxis(y.reshape(-1, self.heads, self.width // self.heads), 1, 0)
         q = split(dense("query", self.width, query)) * (self.width // self.heads) ** -0.5
         k, v = split(dense("key", self.width, rows)), split(dense("value", self.width, rows))
-        scores = jnp.einsum("npd,nkd->npk", q, k).astype(jnp.float32)
+        scores = jnp.einsum("npd,nkd->npk", q, k, preferred_element_type=jnp.float32)
         scores = jnp.where(visible[None, None], scores, jnp.finfo(jnp.float32).min)
         mixed = jnp.einsum("npk,nkd->npd", jax.nn.softmax(scores).astype(query.dtype), v)
         mixed = jnp.moveaxis(mixed, 0, 1).reshape(*query.shape[:3], self.width)
@@ -195,13 +195,3 @@ def present_classes(labels: Int[Array, "..."], classes: int) -> Bool[Array, "C"]
     """Which of the classes occur in int32 labels; -1 is ignored."""
     place = jnp.where(labels < 0, classes, labels).reshape(-1)
     return jnp.zeros(classes, bool).at[place].set(True, mode="drop")
-
-
-def _norm(name: str) -> nn.LayerNorm:
-    # The fast variance E[x^2] - E[x]^2 loses three digits where the mean is large.
-    return nn.LayerNorm(epsilon=_EPS, dtype=jnp.float32, use_fast_variance=False, name=name)
-
-
-def _unit(x: Array) -> Array:
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(square, _SMALLEST_NORM**2))

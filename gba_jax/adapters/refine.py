@@ -1,7 +1,8 @@
 """What both adapters are made of: three depthwise convolutions in one, and the gated refinement.
 
 Shapes: maps (B, h, w, E), r the width of the refinement. Parameters are float32; activations keep the dtype of the input,
-cosines run in float32.
+cosines run in float32. So does everything that a parameter is broadcast over: its gradient is a sum over all pixels of the
+batch, and in bfloat16 such a sum stops growing after 256 equal terms (XLA adds in the type it is given).
 """
 
 import flax.linen as nn
@@ -12,6 +13,30 @@ from jaxtyping import Array, Float
 _SIZES = (3, 5, 7)
 # The norms of the cosine are floored at 1e-12. Flooring the square keeps the slope of the root finite at 0.
 _SMALLEST_SQUARE = 1e-24
+
+
+class Dense(nn.Module):
+    """A linear layer of the channels: `nn.Dense`, its product in `dtype` and its bias added in float32.
+
+    Attributes:
+      features: channels of the result.
+      dtype: of the product and the result.
+      kernel_init: of the kernel.
+    """
+
+    features: int
+    dtype: jnp.dtype
+    kernel_init: jax.nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... features"]:
+        """The mapped channels."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return (y.astype(jnp.float32) + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(
+            self.dtype
+        )
 
 
 class MultiKernelConv(nn.Module):
@@ -33,8 +58,8 @@ class MultiKernelConv(nn.Module):
             edge = (widest - size) // 2
             kernel += jnp.pad(one, ((edge, edge), (edge, edge), (0, 0), (0, 0)))
             bias += self.param(f"bias{size}", nn.initializers.zeros, (channels,))
-        y = depthwise(x, kernel)
-        return y + bias.astype(x.dtype)[None, None, None]
+        y = depthwise(x, kernel).astype(jnp.float32)
+        return (y + bias[None, None, None]).astype(x.dtype)
 
 
 class GatedRefinement(nn.Module):
@@ -60,12 +85,12 @@ class GatedRefinement(nn.Module):
             identity if square else nn.initializers.lecun_normal(),
             (self.width, channels),
         )
-        z = nn.silu(nn.Dense(self.width, dtype=y.dtype, name="project")(y))
+        z = nn.silu(Dense(self.width, y.dtype, name="project")(y))
         wide = z.astype(jnp.float32)
         cosine = (wide @ prompt) / (_norm(wide) * _norm(prompt))
         chosen = jnp.clip(cosine, 0.0, 1.0)[..., None].astype(y.dtype) * z
         added = chosen @ out.astype(y.dtype)
-        return y + (gain(self, "gain", channels, added) * added if self.gated else added)
+        return gated_sum(self, y, added) if self.gated else y + added
 
 
 @jax.custom_vjp
@@ -114,10 +139,15 @@ def _shifts(x: Array, size: int):
             yield (i, j), padded[:, i : i + height, j : j + width]
 
 
-def gain(module: nn.Module, name: str, channels: int, like: Array) -> Float[Array, "1 1 1 E"]:
-    """A gain per channel, 0 at the start: with it a branch adds nothing until it has learned something."""
-    value = module.param(name, nn.initializers.zeros, (channels,))
-    return value.astype(like.dtype)[None, None, None]
+def gated_sum(
+    module: nn.Module, x: Float[Array, "B h w E"], branch: Float[Array, "B h w E"]
+) -> Float[Array, "B h w E"]:
+    """The sum x + g * branch, g a gain per channel, 0 at the start: a branch adds nothing until it has learned something.
+
+    To be called inside the compact method of `module`, which owns the parameter "gain". The result has the dtype of x.
+    """
+    gain = module.param("gain", nn.initializers.zeros, (x.shape[-1],))[None, None, None]
+    return (x.astype(jnp.float32) + gain * branch.astype(jnp.float32)).astype(x.dtype)
 
 
 def _norm(x: Array) -> Array:

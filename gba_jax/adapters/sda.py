@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gba_jax.adapters import bank as banks
 from gba_jax.adapters.config import GBAConfig, check_preset
-from gba_jax.adapters.refine import GatedRefinement, MultiKernelConv, gain
+from gba_jax.adapters.refine import Dense, GatedRefinement, MultiKernelConv, gated_sum
 from gba_jax.adapters.style import BANKED, stylise
 
 BOTTLENECK = 64
@@ -79,15 +79,15 @@ class StyleDiversification(nn.Module):
         channels, narrow = x.shape[-1], bottleneck(x.shape[-1], c)
         if c.sda_mode == "perturb":
             x, state = restyled(x, state)
-        u = nn.Dense(narrow, dtype=x.dtype, name="down")(x) if narrow else x
+        u = Dense(narrow, x.dtype, name="down")(x) if narrow else x
         u = MultiKernelConv(name="convs")(u) / 3.0
         if c.sda_mode == "residual":
             u, state = restyled(u, state)
         refinement = GatedRefinement(narrow or channels, name="refine")
         if not narrow:
-            return refinement(x + gain(self, "gain", channels, u) * u), state
+            return refinement(gated_sum(self, x, u)), state
         u = nn.Dense(channels, use_bias=False, dtype=x.dtype, name="up")(refinement(u))
-        return x + gain(self, "gain", channels, u) * u, state
+        return gated_sum(self, x, u), state
 
     def _released(self, x, state, weights, key):
         channels = x.shape[-1]
