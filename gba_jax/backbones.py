@@ -174,7 +174,8 @@ def open_backbone(
     """Opens a CLIP by name.
 
     Args:
-      source: a folder in HuggingFace's or OpenCLIP's layout, a hub id, or the embedded pair's "world:student", "world:teacher".
+      source: a folder in HuggingFace's or OpenCLIP's layout (OpenCLIP's if it holds the weights of both), a hub id, or the
+        embedded pair's "world:student", "world:teacher".
       image_size: side of a ViT's pictures; its position embeddings are resized when this is not the checkpoint's size. None
         keeps that size. A ConvNeXt takes any size, and this is not looked at.
       mode: see `Backbone`.
@@ -199,8 +200,11 @@ def _load(source: str | os.PathLike, image_size: int | None) -> clip.Clip | open
     name = os.fspath(source)
     if name.startswith("world:"):
         return clip.load(world.pair(name.removeprefix("world:")), image_size=image_size)
-    folder = clip.resolve(source)
-    if not (pathlib.Path(folder) / openclip.CONFIG).is_file():
+    folder = pathlib.Path(clip.resolve(source))
+    # A folder may describe a ViT in both layouts and hold the weights of one, as some on the hub do.
+    described = (folder / openclip.CONFIG).is_file()
+    both = described and (folder / "config.json").is_file()
+    if not described or (both and not (folder / openclip.WEIGHTS).is_file()):
         return clip.load(folder, image_size=image_size)
     if openclip.is_convnext(folder):
         return openclip.load(folder)
