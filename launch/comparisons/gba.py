@@ -10,7 +10,8 @@ from launch.comparisons.base import Line, Picture
 from launch.config import ConfigError
 
 METHODS: dict[str, dict[str, Any]] = {
-    "zeroshot": {"host": "maskclip", "adapters.use": "none"},
+    # MaskCLIP reads the last block in a way of its own; CAT-Seg's would make it a weaker opponent than it is.
+    "zeroshot": {"host": "maskclip", "dense_mode": "residual", "adapters.use": "none"},
     "host": {"adapters.use": "none"},
     "sda": {"adapters.use": "sda"},
     "cca": {"adapters.use": "cca"},

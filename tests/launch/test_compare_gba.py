@@ -155,6 +155,7 @@ def test_every_method_and_variant_is_a_valid_configuration(base):
         settings.pop("task")
         found = gba_config.read(settings)
         assert found.trained == (arm.label != "zeroshot")
+        assert found.dense_mode == ("cls" if found.trained else "residual")
 
 
 @pytest.mark.parametrize(("switch", "prefix"), [("norm", "norm_"), ("style", "style_")])
