@@ -120,7 +120,7 @@ class Backbone:
         """
         pixels, tap = self.pixels(images), untouched if plug is None else plug
         if isinstance(self.config, OpenClipConfig):
-            maps = openclip.backbone(params, self.config, pixels, tap=tap, remat=self.remat)
+            maps = openclip.backbone(dict(params), self.config, pixels, tap=tap, remat=self.remat)
         else:
             maps = clip.dense_maps(dict(params), self.config, pixels, mode=self.mode, tap=tap)
         maps = maps if plug is None else plug.merge(maps)
@@ -138,7 +138,7 @@ class Backbone:
     ) -> Float[Array, "... D"]:
         """CLIP's head on pixels of the deep map, or on means of them; unnormalised."""
         if isinstance(self.config, OpenClipConfig):
-            return openclip.project(params, self.config, features)
+            return openclip.project(dict(params), self.config, features)
         return clip.project_dense(dict(params), self.config, features)
 
     def logit_scale(self, params: Mapping[str, Any]) -> Float[Array, ""]:
