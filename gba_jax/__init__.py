@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gba_jax.adapters import GBA, GBAConfig, Plug, TapSpec
     from gba_jax.predict import BackgroundError, Predictor, Segmentation, maskclip, prepare, segment
-    from gba_jax.task import build, load
+    from gba_jax.task import build
+    from gba_jax.trained import load
     from gba_jax.vocabulary import Vocabulary, VocabularyError
 
 _HOME = {
     **dict.fromkeys(("GBA", "GBAConfig", "Plug", "TapSpec"), "adapters"),
     **dict.fromkeys(("BackgroundError", "Predictor", "Segmentation"), "predict"),
     **dict.fromkeys(("maskclip", "prepare", "segment"), "predict"),
-    **dict.fromkeys(("build", "load"), "task"),
+    "build": "task",
+    "load": "trained",
     **dict.fromkeys(("Vocabulary", "VocabularyError"), "vocabulary"),
 }
 

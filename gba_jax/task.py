@@ -6,10 +6,7 @@ once, and a step runs tower, adapters and host on uint8 pictures. Shapes: B pict
 
 import dataclasses
 import functools
-import json
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,16 +18,14 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core_jax import train
 from core_jax.train import Aux, Params, Task
 from gba_jax import config as configs
-from gba_jax import data, datasets, evaluate, inputs, predict, shifts, templates, vocabulary
+from gba_jax import data, datasets, evaluate, inputs, shifts, trained
 from gba_jax.fill_bank import fill_bank
 from gba_jax.inputs import Inputs, open_inputs
-from gba_jax.model import FINETUNED, Segmenter, partition
+from gba_jax.model import Segmenter
 from gba_jax.vocabulary import TextRows
 
-WORDS = "trained_words"
 # Leaves that weight decay acts on; norms, biases, gains, prompts and embeddings are spared.
 _DECAYED = ("kernel", "out")
 
@@ -63,8 +58,8 @@ def init(opened: Inputs, key: PRNGKeyArray) -> Params:
         return params
     trainable = params.trainable
     if opened.config.init_from:
-        trainable = start_from(opened.config.init_from, trainable)
-    stats = params.stats | {WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
+        trainable = trained.start_from(opened.config.init_from, trainable)
+    stats = params.stats | {trained.WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
     if opened.config.adapters.fill_bank:
         stats["gba"] = stats["gba"] | {"style_bank": _filled(opened, trainable["gba"], key)}
     return Params(trainable=trainable, frozen=params.frozen, stats=stats)
@@ -78,36 +73,6 @@ def _filled(opened: Inputs, adapters: dict[str, Any], key: PRNGKeyArray) -> dict
     assert model.gba is not None
     pictures = (batch["image"] for batch in stream)
     return fill_bank(model.backbone, opened.clip.params, model.gba, adapters, pictures, key=key)
-
-
-def start_from(workdir: str, trainable: dict[str, Any]) -> dict[str, Any]:
-    """The trainables with the host (and what else is not the adapters') of another run.
-
-    Raises:
-      ConfigError: that run has no checkpoint, or its host has other arrays; all are listed.
-    """
-    try:
-        found = train.learned(workdir)[0]["trainable"]
-    except train.CheckpointError as error:
-        raise configs.ConfigError(f"config.init_from={workdir}: {error}") from error
-    form = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(x)
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    wanted = {group: tree for group, tree in trainable.items() if group != "gba"}
-    given = {group: tree for group, tree in found.items() if group != "gba"}
-    ours, theirs = form(wanted), form(given)
-    wrong = [
-        f"{name}: {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-    if wrong:
-        raise configs.ConfigError(
-            f"config.init_from={workdir} has another host ({len(wrong)} differences):\n  "
-            + "\n  ".join(wrong[:20])
-        )
-    return trainable | jax.tree.map(jnp.asarray, given)
 
 
 def loss(
@@ -241,81 +206,6 @@ def result_lines(
             }
         )
     return lines
-
-
-def predictor(
-    config: ml_collections.ConfigDict | Mapping[str, Any],
-    trainable: Mapping[str, Any],
-    stats: Mapping[str, Any],
-    pins: Mapping[str, str] | None = None,
-) -> predict.Predictor:
-    """What a run has learned, ready for a user's pictures and words; its data set is not needed.
-
-    Args:
-      config: what the run was trained with.
-      trainable: as `core_jax.train.learned` reads it; {} for a host that is not trained.
-      stats: likewise.
-      pins: digests that the run depends on, likewise; None checks nothing.
-
-    Raises:
-      ValueError: settings or a CLIP that cannot be used, or other weights, tokenizer or templates than the run's.
-    """
-    settings = configs.read(config)
-    opened = inputs.open_clip(settings)
-    _require_pins(settings, inputs.model_pins(settings, opened), pins or {})
-    state = {name: x for name, x in stats.items() if name != WORDS}
-    host = inputs.segmenter(settings, opened.backbone, pictures=1)
-    tuned, still = partition(opened.params, FINETUNED[settings.clip_finetune])
-    del tuned  # The trained ones are among the trainables.
-    arrays = jax.tree.map(jnp.asarray, (dict(trainable), {"clip": still}, state))
-    words = inputs.unpack_words(stats[WORDS]) if WORDS in stats else ()
-    return predict.of(
-        host,
-        Params(trainable=arrays[0], frozen=arrays[1], stats=arrays[2]),
-        encoder=opened.encoder,
-        sentences=templates.resolve(settings.templates),
-        plan=inputs.plan(settings, opened.backbone),
-        training=vocabulary.build(words) if words else None,
-        cache=settings.text_cache or None,
-    )
-
-
-def _require_pins(
-    settings: configs.Config, found: Mapping[str, str], pins: Mapping[str, str]
-) -> None:
-    """Refuse a model that has changed since a run was trained with it."""
-    changed = [
-        f"{name}: {pins[name][:12]} in training, {digest[:12]} now"
-        for name, digest in found.items()
-        if pins.get(name, digest) != digest
-    ]
-    if changed:
-        raise configs.ConfigError(
-            f"the CLIP {settings.clip} with templates {settings.templates} is not what the run was trained with: put the old "
-            "files back, or train again\n  " + "\n  ".join(changed)
-        )
-
-
-def load(workdir: str | os.PathLike) -> predict.Predictor:
-    """The predictor of a run's work directory: `gba_jax.load("runs/gba")`.
-
-    Raises:
-      ConfigError: it is no work directory of a segmentation run.
-      CheckpointError: there is no checkpoint yet.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise configs.ConfigError(f"{workdir} is no work directory of a run: {error}") from error
-    if values.get("task") != "gba":
-        raise configs.ConfigError(
-            f"{workdir} holds a run of task {values.get('task')}: expected gba"
-        )
-    if not configs.read(values).trained:
-        return predictor(values, {}, {})
-    arrays, pins = train.learned(workdir, ("trainable", "stats"))
-    return predictor(values, arrays["trainable"], arrays["stats"], pins)
 
 
 def functions(

@@ -21,14 +21,14 @@ def from_config(values: dict[str, Any]) -> Any:
     Raises:
       ConfigError: it is no such configuration.
     """
-    from gba_jax import task
+    from gba_jax import trained
 
     if (values.get("task"), values.get("host")) != ("gba", "maskclip"):
         raise config_lib.ConfigError(
             f"--config names task {values.get('task')} with host {values.get('host')}, which has to be trained; expected "
             "task gba with host maskclip, or --workdir of a run"
         )
-    return task.predictor(values, {}, {})
+    return trained.predictor(values, {}, {})
 
 
 def from_clip(name: str) -> Any:
@@ -135,7 +135,8 @@ def segment_files(
     text = json.dumps({**names, "pictures": rows}, indent=1, ensure_ascii=False)
     files.atomic_write(out / RESULT, text + "\n")
     print(report.terminal(table(rows)), end="")
-    print(f"{len(rows)} pictures: {out / RESULT}, and a label map and an overlay for each")
+    count = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
+    print(f"{count}: {out / RESULT}, and a label map and an overlay for each")
     return rows
 
 

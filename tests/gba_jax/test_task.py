@@ -10,7 +10,7 @@ import pytest
 
 from core_jax import train, world
 from core_jax.world.scene_sets import SCENE_SPLITS
-from gba_jax import config, inputs, task, vocabulary
+from gba_jax import config, inputs, task, trained, vocabulary
 from launch import config as launch_config
 
 CONFIGS = sorted(pathlib.Path("configs").glob("gba_*.py"))
@@ -53,7 +53,7 @@ def settings(root):
 
 
 @pytest.fixture(scope="module")
-def trained(settings, tmp_path_factory):
+def finished(settings, tmp_path_factory):
     """(task, work directory) of a finished run with both adapters."""
     folder, built = tmp_path_factory.mktemp("runs") / "whole", task.build(settings())
     train.fit(built, OPTIONS, workdir=folder)
@@ -86,8 +86,8 @@ def test_settings_that_cannot_be_used(settings, changes, message):
         config.read(settings(**changes))
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(trained, tmp_path):
-    built, folder = trained
+def test_an_interrupted_run_goes_on_bit_for_bit(finished, tmp_path):
+    built, folder = finished
     train.fit(dataclasses.replace(built, total_steps=2), OPTIONS, workdir=tmp_path)
     state = train.fit(built, OPTIONS, workdir=tmp_path, resume=True)
     whole, _ = train.learned(folder, ("trainable", "stats"))
@@ -97,8 +97,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(trained, tmp_path):
         jax.tree.map(same, dict(state[group]), whole[group])
 
 
-def test_results_say_what_was_judged_on_what(trained, settings):
-    built, folder = trained
+def test_results_say_what_was_judged_on_what(finished, settings):
+    built, folder = finished
     params, step = train.restore(built, workdir=folder)
     assert step == 4
     found = built.evaluate(params.trainable, params.frozen, params.stats)
@@ -115,12 +115,12 @@ def test_results_say_what_was_judged_on_what(trained, settings):
     assert lines[1]["unseen"] is not None
 
 
-def test_a_run_as_a_predictor_needs_its_work_directory_alone(trained, settings):
-    built, folder = trained
+def test_a_run_as_a_predictor_needs_its_work_directory_alone(finished, settings):
+    built, folder = finished
     arrays, pins = train.learned(folder, ("trainable", "stats"))
     assert pins["clip"] == built.pins["clip"]
     elsewhere = settings(data={"root": "/nowhere"})
-    model = task.predictor(elsewhere, arrays["trainable"], arrays["stats"])
+    model = trained.predictor(elsewhere, arrays["trainable"], arrays["stats"])
     assert set(model.training.rows) == {"background", *world.SCENE_CLASSES} - world.SCENE_UNSEEN
     words = vocabulary.build(["red striped ring", "background"])
     opened = built.evaluate.args[0]
@@ -134,20 +134,20 @@ def test_a_run_as_a_predictor_needs_its_work_directory_alone(trained, settings):
     )
 
 
-def test_a_host_can_start_from_another_run(trained):
-    built, folder = trained
+def test_a_host_can_start_from_another_run(finished):
+    built, folder = finished
     there = train.learned(folder)[0]["trainable"]
     fresh = jax.tree.map(jnp.zeros_like, train.restore(built, workdir=folder)[0].trainable)
-    anew = task.start_from(str(folder), fresh)
+    anew = trained.start_from(str(folder), fresh)
     same = lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     jax.tree.map(same, anew["host"], there["host"])
     assert all(not leaf.any() for leaf in jax.tree.leaves(anew["gba"]))
     wider = fresh | {"host": fresh["host"] | {"embed": {"kernel": jnp.zeros((7, 7, 1, 16))}}}
     with pytest.raises(config.ConfigError, match=r"has another host \(2 differences\)") as error:
-        task.start_from(str(folder), wider)
+        trained.start_from(str(folder), wider)
     assert "host/embed/kernel: (7, 7, 1, 8) there, (7, 7, 1, 16) here" in str(error.value)
     with pytest.raises(config.ConfigError, match="no checkpoint yet"):
-        task.start_from("/nowhere", fresh)
+        trained.start_from("/nowhere", fresh)
 
 
 def test_training_can_start_with_a_full_style_bank(settings, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core_jax import world
 from core_jax.data.images import ImageError
-from gba_jax import predict, task
+from gba_jax import predict, trained
 from launch import config, segment
 from launch.pictures import read_classes
 
@@ -99,7 +99,7 @@ def test_a_model_or_templates_that_have_changed_are_refused():
     values = config.load("configs/gba_maskclip.py").to_dict()
     pins = {"clip": "0" * 64, "text encoder": "1" * 64, "templates": "2" * 64, "dataset": "3" * 64}
     with pytest.raises(ValueError, match="put the old files back") as error:
-        task.predictor(values, {}, {}, pins)
+        trained.predictor(values, {}, {}, pins)
     lines = str(error.value).splitlines()[1:]
     assert [line.split(":")[0].strip() for line in lines] == ["clip", "text encoder", "templates"]
 
