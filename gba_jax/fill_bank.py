@@ -10,7 +10,7 @@ restyles are kept, and 64 of them that are far apart become the bank. How the au
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,6 @@ def _rows(
     text, mask = jnp.zeros((1, 1)), jnp.zeros(1, bool)
     plug = Plug(module, own, stats, text=text, row_mask=mask, train=True, key=key)
     backbone.features(clip_params, images, plug)
-    state = plug.stats["style_bank"]
+    state = cast(bank.Bank, plug.stats["style_bank"])
     # A batch that is not finite is not pushed.
     return jnp.where(state["pushed"] > 0, state["fifo"][: images.shape[0]], jnp.nan)
