@@ -17,12 +17,14 @@ def draw(shapes, seed=0):
         name = path[-1].key
         if name.startswith("bias"):
             return np.zeros(leaf.shape, np.float32)
-        if name.startswith("scale"):
-            # A norm's; a scale without axes is the logarithm of the head's factor.
+        if name.startswith("gamma") or name.endswith("scale"):
+            # A norm's or a block's; one without axes is the logarithm of cosines' factor.
             return np.full(leaf.shape, 1.0 if leaf.shape else np.log(1 / 0.07), np.float32)
         value = rng.normal(size=leaf.shape)
         if name.startswith("kernel"):
             value = value / np.sqrt(np.prod(leaf.shape[:-1]))
+        if name.endswith("embedding"):
+            value = 0.1 * value
         return value.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
