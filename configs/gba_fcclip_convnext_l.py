@@ -3,7 +3,7 @@
 python -m launch.data check --root=data --dataset=coco_panoptic
 python -m launch.train --config=configs/gba_fcclip_convnext_l.py --workdir=runs/fcclip [--config.adapters.use=none|sda|cca|both]
 
-Data: docs/gba_data.md. 1,024-pixel large-scale jitter, batch 16, 368,750 steps: a pod's work. On a host that is trained already,
+Comparisons on a ConvNeXt have no training-free row: --methods=host,sda,cca,both. Data: docs/gba_data.md. 1,024-pixel large-scale jitter, batch 16, 368,750 steps: a pod's work. On a host that is trained already,
 only the adapters need a full rate: --config.init_from=runs/fcclip --config.host_lr=0.1 --config.steps=30000
 --config.schedule=cosine --config.warmup=500.
 """

@@ -192,6 +192,8 @@ _AT_LEAST = {
     "clip_norm": 0,
     "alpha": 0,
     "beta": 0,
+    "mask_loss.points": 1,
+    "mask_loss.match.points": 1,
     "data.slots": 1,
     "data.workers": 0,
     "data.judge_limit": 0,
@@ -224,6 +226,19 @@ def _impossible(config: Config) -> Iterator[str]:
         yield (
             f"config.adapters.fill_bank=True with use={adapters.use}, preset={adapters.preset}, style={adapters.style}: there "
             "is no style bank to fill; it needs use=sda or both, preset=intent and style=bank or shade_bank"
+        )
+    if adapters.host_void or adapters.refresh_steps != GBAConfig.refresh_steps:
+        yield "config.adapters: host_void follows from the host, and refresh_steps from refresh_epochs; set that instead"
+    deaf = adapters.preset == "released" or adapters.sda_flow != "through"
+    if (
+        config.host == "cost"
+        and config.cost.form == "pyramid"
+        and adapters.use in ("sda", "both")
+        and deaf
+    ):
+        yield (
+            f"config.adapters.sda_flow={adapters.sda_flow}, preset={adapters.preset} with config.cost.form=pyramid: no gradient "
+            "would reach SDA, since this decoder passes none to its guides; set sda_flow=through and preset=intent"
         )
     if config.host != "cost" and config.clip_finetune != "none":
         yield f"config.clip_finetune={config.clip_finetune}: only config.host=cost trains parts of the tower"

@@ -133,6 +133,12 @@ def segmenter(
       backbone: the image tower.
       pictures: of the training set, which an epoch is.
     """
+    form = "window" if backbone.is_vit else "pyramid"
+    if config.host == "cost" and config.cost.form != form:
+        raise configs.ConfigError(
+            f"config.cost.form={config.cost.form} with config.clip={config.clip}: cost aggregation on a ViT has the form window, "
+            f"on a ConvNeXt pyramid; set config.cost.form={form}"
+        )
     return model.Segmenter(
         host=config.host,
         backbone=backbone,
@@ -180,7 +186,7 @@ def adapters(config: configs.Config, backbone: backbones.Backbone, pictures: int
     if chosen.use == "none":
         return None
     shallow = backbone.shallow_blocks()[0] if backbone.is_vit else "res2"
-    places = {
+    places: dict[str, str | None] = {
         "shallow": shallow if chosen.shallow == configs.AUTO else chosen.shallow,
         "deep": backbone.deep if chosen.deep == configs.AUTO else chosen.deep,
     }
@@ -192,7 +198,8 @@ def adapters(config: configs.Config, backbone: backbones.Backbone, pictures: int
         # Mask classification has a void row of its own, which CCA shares.
         host_void=config.host == "masks" and places["deep"] is not None,
     )
-    return GBA(taps=backbone.taps, preset=chosen.preset, config=switches, **places)
+    shallow, deep = places["shallow"], places["deep"]
+    return GBA(backbone.taps, shallow, deep, preset=chosen.preset, config=switches)
 
 
 def unseen(source: str, words: Vocabulary) -> Bool[np.ndarray, "c"]:

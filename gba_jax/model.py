@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
@@ -73,7 +73,7 @@ class Segmenter:
     cost: CostConfig = dataclasses.field(default_factory=CostConfig)
     masks: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     mask_loss: losses.MaskLossConfig = dataclasses.field(default_factory=losses.MaskLossConfig)
-    ignore: str = "drop"
+    ignore: Literal["drop", "negative"] = "drop"
     amplitude: str = "none"
     finetune: str = "none"
     alpha: float = 0.4
@@ -256,7 +256,7 @@ class Segmenter:
     def _module(self) -> Any:
         if self.host == "masks":
             return masks.MaskClassification(self.masks)
-        return cost.CostAggregation(self.cost)
+        return cost.CostAggregation(self.cost, remat=self.backbone.remat)
 
     @property
     def _has_pyramid(self) -> bool:
@@ -274,6 +274,11 @@ class Segmenter:
         names = self.backbone.shallow_blocks() if self.backbone.is_vit else ("res4", "res3", "res2")
         guides = tuple(maps[name] for name in names)
         return self.backbone.project(clip_params, deep), guides, text
+
+
+# `Segmenter.scores` and `Segmenter.queries` as one program for all who ask the same host with the same shapes.
+run_scores = jax.jit(Segmenter.scores, static_argnums=0)
+run_queries = jax.jit(Segmenter.queries, static_argnums=0)
 
 
 def _init(module: nn.Module, *args: Any, key: PRNGKeyArray, **options: Any) -> dict:

@@ -22,7 +22,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, UInt8
@@ -35,7 +34,7 @@ from core_jax.train import Params
 from gba_jax import palette, templates, text_cache, vocabulary, windows
 from gba_jax.backbones import Backbone
 from gba_jax.hosts import mask_outputs
-from gba_jax.model import Queries, Segmenter
+from gba_jax.model import Queries, Segmenter, run_queries, run_scores
 from gba_jax.templates import Templates
 from gba_jax.text_cache import Encoder
 from gba_jax.vocabulary import TextRows, Vocabulary
@@ -258,14 +257,15 @@ def of(
 ) -> Predictor:
     """Any host as a predictor; arguments as the attributes there."""
     # The arrays are arguments of the programs: as constants they would be copied into each.
-    score, queries = jax.jit(segmenter.scores), jax.jit(segmenter.queries)
     return Predictor(
         encoder=encoder,
         templates=sentences,
-        score=functools.partial(score, params),
+        score=functools.partial(run_scores, segmenter, params),
         plan=plan,
         training=training,
-        queries=functools.partial(queries, params) if segmenter.host == "masks" else None,
+        queries=functools.partial(run_queries, segmenter, params)
+        if segmenter.host == "masks"
+        else None,
         cache=cache,
     )
 

@@ -7,6 +7,7 @@ once, and a step runs tower, adapters and host on uint8 pictures. Shapes: B pict
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +24,11 @@ from gba_jax import config as configs
 from gba_jax import data, datasets, evaluate, inputs, shifts, trained
 from gba_jax.fill_bank import fill_bank
 from gba_jax.inputs import Inputs, open_inputs
-from gba_jax.model import Segmenter
+from gba_jax.model import Segmenter, run_queries, run_scores
 from gba_jax.vocabulary import TextRows
 
 # Leaves that weight decay acts on; norms, biases, gains, prompts and embeddings are spared.
-_DECAYED = ("kernel", "out")
+_DECAYED = re.compile(r"kernel\d*|out")
 
 
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
@@ -56,10 +57,10 @@ def init(opened: Inputs, key: PRNGKeyArray) -> Params:
     params = opened.segmenter.init(opened.clip.params, opened.text, key=key)
     if not opened.config.trained:
         return params
-    trainable = params.trainable
+    trainable, stats = params.trainable, dict(params.stats)
     if opened.config.init_from:
         trainable = trained.start_from(opened.config.init_from, trainable)
-    stats = params.stats | {trained.WORDS: jnp.asarray(inputs.pack_words(opened.trained))}
+    stats[trained.WORDS] = jnp.asarray(inputs.pack_words(opened.trained))
     if opened.config.adapters.fill_bank:
         stats["gba"] = stats["gba"] | {"style_bank": _filled(opened, trainable["gba"], key)}
     return Params(trainable=trainable, frozen=params.frozen, stats=stats)
@@ -69,10 +70,10 @@ def _filled(opened: Inputs, adapters: dict[str, Any], key: PRNGKeyArray) -> dict
     """A style bank that is ready at the first step: styles of the training pictures."""
     # Whole batches on every process: all must start with the same bank.
     stream = train_data(opened, opened.config.seed, process_index=0, process_count=1)
-    model = opened.segmenter
-    assert model.gba is not None
+    host = opened.segmenter
+    assert host.gba is not None
     pictures = (batch["image"] for batch in stream)
-    return fill_bank(model.backbone, opened.clip.params, model.gba, adapters, pictures, key=key)
+    return fill_bank(host.backbone, opened.clip.params, host.gba, adapters, pictures, key=key)
 
 
 def loss(
@@ -126,7 +127,8 @@ def optimizer(config: configs.Config) -> optax.GradientTransformation:
     """AdamW on clipped gradients; host and tower have rates of their own."""
     rates = {"host": config.host_lr, "pyramid": config.host_lr, "clip": config.clip_lr, "gba": 1.0}
     times = lambda rate, tree: jax.tree.map(lambda x: x * rate, tree)
-    scale = optax.stateless(lambda updates, _: {g: times(rates[g], x) for g, x in updates.items()})
+    scaled = lambda updates: {group: times(rates[group], x) for group, x in updates.items()}
+    scale = optax.stateless(lambda updates, _: scaled(updates))  # pyright: ignore
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(),
@@ -140,7 +142,7 @@ def decayed(params: Any) -> Any:
     """Which leaves weight decay acts on."""
     last = lambda path: jax.tree_util.keystr(path[-1:], simple=True)
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: last(path) in _DECAYED and x.ndim >= 2, params
+        lambda path, x: bool(_DECAYED.fullmatch(last(path))) and x.ndim >= 2, params
     )
 
 
@@ -190,7 +192,7 @@ def result_lines(
             if key.startswith(f"{entry}/")
         }
         shift = {key[6:]: found.pop(key) for key in list(found) if key.startswith("shift_")}
-        counts = {key: int(found.pop(key)) for key in ("images", "vocabulary")}
+        counts = {key: int(metrics[f"{entry}/{key}"]) for key in ("images", "vocabulary")}
         lines.append(
             {
                 "task": "gba",
@@ -200,8 +202,8 @@ def result_lines(
                 "adapters": settings.adapters.use,
                 "clip": settings.clip,
                 "clip_digest": pins["clip"],
-                **counts,
                 **found,
+                **counts,
                 "shift": shift or None,
             }
         )
@@ -214,10 +216,10 @@ def functions(
     """What a host is asked with: "score" of pictures, or "queries" where it has some; jitted."""
     mask = jnp.asarray(seen)
     if segmenter.host == "masks":
-        ask = jax.jit(segmenter.queries)
-        return {"score": None, "queries": lambda images: ask(params, images, text, mask)}
-    ask = jax.jit(segmenter.scores)
-    return {"score": lambda images: ask(params, images, text, mask)}
+        ask = functools.partial(run_queries, segmenter, params)
+        return {"score": None, "queries": lambda images: ask(images, text, mask)}
+    ask = functools.partial(run_scores, segmenter, params)
+    return {"score": lambda images: ask(images, text, mask)}
 
 
 def _own(x: Any) -> Any:

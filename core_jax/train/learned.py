@@ -1,6 +1,7 @@
 """What a run has learned, from its work directory alone: no task, no data and no model is opened."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from core_jax.train.checkpoint import CheckpointError
 
 
 def learned(
-    workdir: str | pathlib.Path, groups: Sequence[str] = ("trainable",)
+    workdir: str | os.PathLike, groups: Sequence[str] = ("trainable",)
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The arrays of a run's newest checkpoint, without the optimizer's.
 

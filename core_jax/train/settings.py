@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import ml_collections
 
 Settings = TypeVar("Settings")
 Choices = Mapping[str, tuple[str, ...]]
@@ -26,7 +27,7 @@ class ConfigError(ValueError):
 
 def read(
     kind: type[Settings],
-    config: Mapping[str, Any],
+    config: ml_collections.ConfigDict | Mapping[str, Any],
     *,
     choices: Choices,
     at_least: Mapping[str, float],

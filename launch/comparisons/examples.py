@@ -3,6 +3,7 @@
 Pictures are found by the entries of `data.judge`, written out: "DATASET:SPLIT".
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,16 +40,15 @@ LabelMaps = Callable[[gather.Run, Positions], Mapping[str, Mapping[int, LabelMap
 
 def label_maps(run: gather.Run, positions: Positions) -> dict[str, dict[int, LabelMap]]:
     """What a trained run makes of some pictures: `LabelMaps`, from the run's work directory alone."""
-    import jax
     import jax.numpy as jnp
 
-    from gba_jax import inputs, windows
+    from gba_jax import inputs, model, windows
 
     restored = runs.restore(run.folder)
     # The evaluation is a function of what the task has opened.
     opened = restored.task.evaluate.args[0]
     plan = inputs.plan(opened.config, opened.clip.backbone)
-    ask = jax.jit(opened.segmenter.scores)
+    ask = functools.partial(model.run_scores, opened.segmenter)
     found: dict[str, dict[int, LabelMap]] = {}
     for entry, chosen in positions.items():
         own = f"{opened.config.data.dataset}:"

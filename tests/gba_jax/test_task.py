@@ -75,6 +75,11 @@ def test_configurations_can_be_read(path):
         ({"adapters": {"norm": "batch"}}, "config.adapters: .*norm='batch', expected one of"),
         ({"host": "maskclip"}, "a training-free host has no taps"),
         ({"data": {"judge": ("coco:val",)}}, "no data set 'coco'; there are coco_panoptic"),
+        ({"adapters": {"refresh_steps": 5}}, "refresh_steps from refresh_epochs; set that"),
+        (
+            {"cost": {"form": "pyramid"}, "adapters": {"use": "sda", "sda_flow": "stop"}},
+            "no gradient would reach SDA",
+        ),
         ({"alpha": 1.5}, "config.alpha=1.5: expected 0 to 1"),
         ({"cost": {"width": 30}}, "config.cost: .*heads=4 do not divide a width of 30"),
         ({"adapters": {"use": "cca", "fill_bank": True}}, "there is no style bank to fill"),
@@ -204,6 +209,11 @@ def test_plans_that_a_tower_cannot_take(settings):
         plan(plan="sliding", resize=64, stride=40)
 
 
+def test_a_form_of_cost_aggregation_fits_one_kind_of_tower(settings):
+    with pytest.raises(config.ConfigError, match=r"set config\.cost\.form=window"):
+        inputs.open_inputs(config.read(settings(cost={"form": "pyramid"})))
+
+
 def test_learning_rates_and_decay():
     base = config.Config(lr=1.0, steps=270, warmup=10)
     cosine = task.learning_rate(base)
@@ -216,7 +226,13 @@ def test_learning_rates_and_decay():
     ones = lambda *shape: jnp.ones(shape)
     params = {
         "host": {"fc": {"kernel": ones(2, 2), "bias": ones(2)}, "norm": {"scale": ones(2)}},
-        "gba": {"sda": {"gain": ones(2), "refine": {"out": ones(2, 2), "prompt": ones(2)}}},
+        "gba": {
+            "sda": {
+                "gain": ones(2),
+                "kernel3": ones(3, 3, 1, 2),
+                "refine": {"out": ones(2, 2), "prompt": ones(2)},
+            }
+        },
         "clip": {"vision": {"kernel": ones(2, 2)}},
     }
     chosen = task.decayed(params)
@@ -224,7 +240,8 @@ def test_learning_rates_and_decay():
         "fc": {"kernel": True, "bias": False},
         "norm": {"scale": False},
     }
-    assert chosen["gba"]["sda"] == {"gain": False, "refine": {"out": True, "prompt": False}}
+    own = chosen["gba"]["sda"]
+    assert own == {"gain": False, "kernel3": True, "refine": {"out": True, "prompt": False}}
     settings = dataclasses.replace(base, warmup=0, weight_decay=0.0, host_lr=0.1)
     optimizer = task.optimizer(settings)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
