@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without warnings: setuptools prints a page about editable installs in general.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto --dist loadfile
 DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 
