@@ -191,14 +191,16 @@ def test_world_scenes(tmp_path):
     )
     world.write_scenes(tmp_path, size=32, splits=splits, progress=False)
     found = datasets.read("world_scenes", tmp_path, "novel")
-    scene = world.render_segmentation(0, "scenes/novel", 1, style="sketch", size=32)
+    scene = world.render_segmentation(
+        0, "scenes/novel", 1, style="sketch", size=32, classes=world.SCENE_CLASSES
+    )
     sample = found[1]
     check_sample(sample, scene.semantic.tolist(), "00001")
     np.testing.assert_array_equal(sample.image, scene.image)
     check_segments(sample.segments, scene.instance.tolist(), [0, *(o.label for o in scene.objects)])
-    assert found.classes == ("background", *world.CLASSES)
-    assert found.is_thing == (False,) + (True,) * 256
-    assert datasets.check("world_scenes", tmp_path).sizes == "257 classes; 2 novel, 2 train"
+    assert found.classes == ("background", *world.SCENE_CLASSES)
+    assert found.is_thing == (False,) + (True,) * 64
+    assert datasets.check("world_scenes", tmp_path).sizes == "65 classes; 2 novel, 2 train"
 
 
 def test_workers_may_share_a_data_set(tmp_path):
