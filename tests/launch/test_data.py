@@ -184,7 +184,7 @@ def test_scenes_are_written_and_found_in_order(tmp_path, capsys, monkeypatch):
     assert datasets.read("world_scenes", tmp_path, "both")[0].image.shape == (32, 32, 3)
     assert run("check", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "complete (257 classes; 2 both, 2 novel, 2 style, 2 train, 2 val)" in out
+    assert "complete (65 classes; 2 both, 2 novel, 2 style, 2 train, 2 val)" in out
 
 
 def test_the_command_ends_in_words(tmp_path):
