@@ -14,7 +14,6 @@ from gba_jax.config import Config
 from gba_jax.hosts.cost import CostConfig
 from launch.benchmarks import gba, gba_hosts, timing, torch_fourier
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(3)
 
 
