@@ -1,0 +1,1 @@
+"""Rendered eyes, faces and camera frames with exact labels."""
