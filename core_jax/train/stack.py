@@ -1,0 +1,122 @@
+"""Several runs of one recipe in one program: folds of a cross-validation, side by side.
+
+Every trainable array and statistic gets a leading axis F, loss and optimizer are mapped over it, and one jitted step
+trains all F runs; frozen arrays are shared. Run i sees the key, the batches and the updates that it would see alone.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core_jax.data import files
+from core_jax.train.task import Aux, Batch, Params, Task, Tree
+
+
+def stack(tasks: Sequence[Task]) -> Task:
+    """One task that trains several.
+
+    Args:
+      tasks: F of them, built from one recipe: the same functions, frozen arrays, number of steps and batch shapes; their
+        data, evaluation and pins may differ.
+
+    Returns:
+      A task whose trainable arrays and statistics have a leading axis F and whose batches an axis F after the batch axis. Its
+      loss is the sum over runs, so that each has its own gradient; metrics are sums over all; results of run i are named
+      "i/...".
+
+    Raises:
+      ValueError: no task, or tasks with different numbers of steps.
+    """
+    steps = sorted({task.total_steps for task in tasks})
+    if len(steps) != 1:
+        raise ValueError(
+            f"stacked tasks make {steps or 'no'} steps: expected at least one task, and one number of steps for all; set it "
+            "in the configuration instead of epochs"
+        )
+    first = tasks[0]
+    return Task(
+        init=functools.partial(_init, first, len(tasks)),
+        loss=functools.partial(_loss, first),
+        train_data=functools.partial(_train_data, tasks),
+        evaluate=functools.partial(_evaluate, tasks),
+        optimizer=functools.partial(_optimizer, first),
+        sharding_rules=tuple(
+            (pattern, PartitionSpec(None, *spec) if _grows(pattern) else spec)
+            for pattern, spec in first.sharding_rules
+        ),
+        total_steps=steps[0],
+        batch_ids=first.batch_ids,
+        pins={"stacked": files.digest([dict(task.pins) for task in tasks])},
+    )
+
+
+def unstack(tree: Tree, index: int) -> Tree:
+    """The arrays of one run."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _grows(pattern: str) -> bool:
+    return not pattern.startswith("frozen")
+
+
+def _init(task: Task, count: int, key: PRNGKeyArray) -> Params:
+    params = task.init(key)
+    repeat = lambda tree: jax.tree.map(
+        lambda x: jnp.broadcast_to(jnp.asarray(x), (count, *jnp.shape(x))), tree
+    )
+    return Params(
+        trainable=repeat(params.trainable), frozen=params.frozen, stats=repeat(params.stats)
+    )
+
+
+def _loss(
+    task: Task, trainable: Tree, frozen: Tree, stats: Tree, batch: Batch, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], Aux]:
+    each = jax.vmap(task.loss, in_axes=(0, None, 0, 1, None))
+    values, aux = each(trainable, frozen, stats, dict(batch), key)
+    metrics = {
+        name: (jnp.sum(total), jnp.sum(count)) for name, (total, count) in aux.metrics.items()
+    }
+    return jnp.sum(values), Aux(stats=aux.stats, metrics=metrics)
+
+
+def _train_data(tasks: Sequence[Task], seed: int) -> Any:
+    from grain import experimental
+
+    return experimental.ZipIterDataset([task.train_data(seed) for task in tasks]).map(_side_by_side)
+
+
+def _side_by_side(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+    return {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
+
+
+def _optimizer(task: Task) -> optax.GradientTransformation:
+    one = task.optimizer()
+
+    def init(params: Tree) -> optax.OptState:
+        # optax asks for the form of the state with a stand-in that has no arrays.
+        return jax.vmap(one.init)(params) if jax.tree.leaves(params) else one.init(params)
+
+    def update(updates: Tree, state: optax.OptState, params: Tree | None = None) -> Any:
+        return jax.vmap(one.update)(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _evaluate(
+    tasks: Sequence[Task], trainable: Tree, frozen: Tree, stats: Tree
+) -> dict[str, float]:
+    return {
+        f"{index}/{name}": value
+        for index, task in enumerate(tasks)
+        for name, value in task.evaluate(
+            unstack(trainable, index), frozen, unstack(stats, index)
+        ).items()
+    }
