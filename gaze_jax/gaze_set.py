@@ -59,6 +59,8 @@ class GazeSet:
       source: where every sample comes from, for messages and tables.
       camera: name of the virtual camera (`gaze_jax.geometry.CAMERAS`), "" for plain crops.
       synthetic: whether the pictures were rendered.
+      part: what the source's own lists put every sample in: "train", "val", "test" of an official split, "cluster0" and so
+        on of clusters of persons, "" for none; empty where the source has no such lists.
       digest: SHA-256 of what the set was read from.
     """
 
@@ -79,6 +81,7 @@ class GazeSet:
     digest: str
     space: str = "normalised"
     synthetic: bool = False
+    part: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -87,6 +90,8 @@ class GazeSet:
             for name in ("gaze", "head", "has_head", "person", "side", "norm", "scale", "source")
             if len(getattr(self, name)) != count
         ]
+        if self.part and len(self.part) != count:
+            wrong.append(f"part has {len(self.part)}")
         if wrong:
             raise ValueError(f"{self.name}: {count} pictures, but {', '.join(wrong)}")
 

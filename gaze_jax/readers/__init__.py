@@ -1,0 +1,7 @@
+"""Gaze data sets as they lie on disk, each read into the one canonical form of `gaze_jax.gaze_set`."""
+
+from gaze_jax.readers.common import ReaderError
+from gaze_jax.readers.convention import Convention
+from gaze_jax.readers.registry import FORMATS, NAMES, load, read
+
+__all__ = ["FORMATS", "NAMES", "Convention", "ReaderError", "load", "read"]

@@ -1,0 +1,257 @@
+"""What all readers share: pictures that stay on disk, and the way from a list of samples to a gaze set."""
+
+import collections
+import dataclasses
+import hashlib
+import pathlib
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+
+from core_jax.data import files, images
+from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet, Images, InMemory
+
+Path = pathlib.Path
+Problems = list[str]
+_GREY = (0.299, 0.587, 0.114)
+_SHOWN = 10
+MIRROR = np.diag([-1.0, 1.0, 1.0])
+
+
+class ReaderError(ValueError):
+    """A data set that cannot be read; the message lists everything that is wrong."""
+
+
+def some(problems: Sequence[str], most: int = _SHOWN) -> str:
+    """The first problems of a kind and how many more there are."""
+    shown = "\n  ".join(problems[:most])
+    return shown + (f"\n  and {len(problems) - most} more" if len(problems) > most else "")
+
+
+def require_h5py() -> types.ModuleType:
+    """The module h5py.
+
+    Raises:
+      ReaderError: it is not installed; the message names the extra.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ReaderError(
+            "this format needs h5py, which is not installed: pip install 'clip-methods-jax[gaze]'"
+        ) from error
+    return h5py
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileImages:
+    """Pictures in files, decoded when they are asked for.
+
+    Attributes:
+      root: folder of the paths.
+      paths: below it.
+      size: (H, W, c) that every picture must have; c = 1 reads grey.
+      mirror: which ones are mirrored after decoding.
+      resize: whether a picture of another size is resized (bilinear), where a format has no size of its own.
+    """
+
+    root: Path
+    paths: tuple[str, ...] = dataclasses.field(repr=False)
+    size: tuple[int, int, int]
+    mirror: Bool[np.ndarray, " N"] = dataclasses.field(repr=False)
+    resize: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n H W c"]:
+        """See `gaze_set.Images`.
+
+        Raises:
+          ImageError: a picture is absent, damaged or of another size.
+        """
+        found = np.empty((len(rows), *self.size), np.uint8)
+        for place, row in enumerate(rows):
+            found[place] = self._one(int(row))
+        return found
+
+    def _one(self, row: int) -> np.ndarray:
+        path = self.root / self.paths[row]
+        picture = images.decode(path)
+        if picture.shape[:2] != self.size[:2]:
+            if not self.resize:
+                raise images.ImageError(
+                    f"{path} is {picture.shape[1]} x {picture.shape[0]} pixels, and the other pictures are "
+                    f"{self.size[1]} x {self.size[0]}; replace the file or take it off the list"
+                )
+            size = (self.size[1], self.size[0])
+            picture = np.asarray(
+                Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+            )
+        if self.size[2] == 1:
+            picture = to_grey(picture)
+        return picture[:, ::-1] if self.mirror[row] else picture
+
+
+def to_grey(picture: UInt8[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 1"]:
+    """Luminance (ITU-R 601); equal channels stay exactly as they are."""
+    if np.array_equal(picture[..., 0], picture[..., 1]) and np.array_equal(
+        picture[..., 1], picture[..., 2]
+    ):
+        return np.ascontiguousarray(picture[..., :1])
+    grey = np.rint(picture @ np.array(_GREY, np.float32))
+    return np.clip(grey, 0, 255).astype(np.uint8)[..., None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HdfImages:
+    """Pictures in arrays of HDF5 files, read when they are asked for; files are opened per call, so workers may share it.
+
+    Attributes:
+      root: folder of the files.
+      parts: (file, name of the array, number of pictures) in row order.
+      size: (H, W, c).
+      channels_first: whether the array is (N, c, H, W).
+      bgr: whether channels are stored blue first.
+    """
+
+    root: Path
+    parts: tuple[tuple[str, str, int], ...]
+    size: tuple[int, int, int]
+    channels_first: bool = False
+    bgr: bool = False
+
+    def __len__(self) -> int:
+        return sum(count for _, _, count in self.parts)
+
+    def take(self, rows: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n H W c"]:
+        """See `gaze_set.Images`."""
+        h5py = require_h5py()
+        rows = np.asarray(rows, np.int64)
+        found = np.empty((len(rows), *self.size), np.uint8)
+        starts = np.cumsum([0, *(count for _, _, count in self.parts)])
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            file, name, _ = self.parts[number]
+            places = np.flatnonzero(owner == number)
+            # HDF5 wants rising row numbers without repetition.
+            wanted, back = np.unique(rows[places] - starts[number], return_inverse=True)
+            with h5py.File(self.root / file, "r") as opened:
+                pictures = np.asarray(opened[name][wanted])[back.reshape(-1)]
+            found[places] = self._ours(pictures)
+        return found
+
+    def _ours(self, pictures: np.ndarray) -> np.ndarray:
+        if self.channels_first:
+            pictures = pictures.transpose(0, 2, 3, 1)
+        if self.bgr:
+            pictures = pictures[..., ::-1]
+        return pictures.astype(np.uint8)
+
+
+class Samples:
+    """Samples of a set while it is read, a list a column; `finish` makes the gaze set.
+
+    Columns of arrays have one entry a sample: "gaze" and "head" (2,), "has_head", "person" (a name), "side", "norm" (3, 3),
+    "scale", "source", "part".
+    """
+
+    def __init__(self):
+        self._columns: dict[str, list] = collections.defaultdict(list)
+
+    def add(
+        self,
+        *,
+        gaze: np.ndarray,
+        person: str,
+        side: int,
+        source: str,
+        head: np.ndarray | None = None,
+        norm: np.ndarray | None = None,
+        scale: float = 1.0,
+        part: str = "",
+    ) -> None:
+        """One sample, in canonical form."""
+        entry: dict[str, Any] = {
+            "gaze": gaze,
+            "head": np.zeros(2) if head is None else head,
+            "has_head": head is not None,
+            "person": person,
+            "side": side,
+            "norm": np.eye(3) if norm is None else norm,
+            "scale": scale,
+            "source": source,
+            "part": part,
+        }
+        for name, value in entry.items():
+            self._columns[name].append(value)
+
+    def __len__(self) -> int:
+        return len(self._columns["gaze"])
+
+    def column(self, name: str) -> list:
+        """One column so far."""
+        return self._columns[name]
+
+    def finish(
+        self,
+        *,
+        name: str,
+        kind: str,
+        pictures: Images,
+        size: tuple[int, int, int],
+        camera: str = "",
+        space: str = "normalised",
+    ) -> GazeSet:
+        """The gaze set; persons are numbered in the order of their sorted names."""
+        columns = self._columns
+        persons = tuple(sorted(set(columns["person"])))
+        number = {person: i for i, person in enumerate(persons)}
+        has_parts = any(columns["part"])
+        return GazeSet(
+            name=name,
+            kind=kind,
+            images=pictures,
+            size=size,
+            gaze=np.asarray(columns["gaze"], np.float32).reshape(-1, 2),
+            head=np.asarray(columns["head"], np.float32).reshape(-1, 2),
+            has_head=np.asarray(columns["has_head"], bool),
+            person=np.array([number[person] for person in columns["person"]], np.int32),
+            persons=persons,
+            side=np.asarray(columns["side"], np.int32),
+            norm=np.asarray(columns["norm"], np.float32).reshape(-1, 3, 3),
+            scale=np.asarray(columns["scale"], np.float32),
+            source=tuple(columns["source"]),
+            camera=camera,
+            space=space,
+            digest=self._digest(name, pictures),
+            part=tuple(columns["part"]) if has_parts else (),
+        )
+
+    def _digest(self, name: str, pictures: Images) -> str:
+        """Labels, sources and, where they are in memory, pixels; files of pixels are too large to be read for this."""
+        columns = self._columns
+        rounded = hashlib.sha256(np.asarray(columns["gaze"], "<f4").tobytes()).hexdigest()
+        pixels = ""
+        if isinstance(pictures, InMemory):
+            pixels = hashlib.sha256(np.ascontiguousarray(pictures.array).tobytes()).hexdigest()
+        return files.digest([name, columns["source"], columns["person"], rounded, pixels])
+
+
+def left_form(pitchyaw: np.ndarray) -> np.ndarray:
+    """Angles of a mirrored picture: the yaw is negated."""
+    return np.asarray(pitchyaw) * np.array([1.0, -1.0])
+
+
+def side_name(side: int) -> str:
+    """The word for a side: left, right or face."""
+    return {LEFT: "left", RIGHT: "right", FACE: "face"}[int(side)]
+
+
+def missing(*places: Path) -> Problems:
+    """One line for every file or folder that is not there."""
+    return [f"{place} does not exist" for place in places if not place.exists()]

@@ -1,0 +1,88 @@
+"""Readers by name, and the two ways to open a data set: `read` raises, `load` lists problems."""
+
+import dataclasses
+import inspect
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from gaze_jax.gaze_set import GazeSet
+from gaze_jax.readers.common import Problems, ReaderError, some
+
+Path = pathlib.Path
+Loader = Callable[..., tuple[GazeSet | None, Problems]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """A reader.
+
+    Attributes:
+      load: (root, options as keywords) to (the set or None, problems). What is read of a set with problems are its good
+        samples.
+      fetch: what to put where.
+    """
+
+    load: Loader
+    fetch: str
+
+
+def _rendered(root: Path, *, name: str, **options: Any) -> tuple[GazeSet | None, Problems]:
+    from gaze_jax.render import store
+
+    return store.open_set(name, root, **options), []
+
+
+FORMATS: dict[str, Format] = {}
+RENDERED = tuple(f"{kind}_{domain}" for kind in ("eyes", "faces") for domain in "ABCD")
+NAMES = (*FORMATS, *RENDERED)
+
+
+def load(name: str, root: str | os.PathLike, **options: Any) -> tuple[GazeSet | None, Problems]:
+    """A data set and what is wrong with it; of the set only the good samples, None if there is none.
+
+    Args:
+      name: one of `NAMES`; "gaze/" in front of it is dropped.
+      root: its folder. Rendered sets are made there once and read back later.
+      options: of the reader, such as `order`; for rendered sets persons, per_person, seed and progress.
+
+    Raises:
+      ReaderError: no such data set or option.
+    """
+    name = name.removeprefix("gaze/")
+    if name in RENDERED:
+        return _rendered(Path(root), name=name, **options)
+    if name not in FORMATS:
+        raise ReaderError(f"dataset={name!r}: expected one of {', '.join(NAMES)}")
+    known = [
+        key
+        for key, parameter in inspect.signature(FORMATS[name].load).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ReaderError(
+            f"{name} has no option {', '.join(unknown)}; its options: {', '.join(known) or 'none'}"
+        )
+    if not Path(root).is_dir():
+        return None, [f"{root} is not a folder. What to fetch: {FORMATS[name].fetch}"]
+    return FORMATS[name].load(Path(root), **options)
+
+
+def read(name: str, root: str | os.PathLike, **options: Any) -> GazeSet:
+    """A data set in canonical form.
+
+    Args:
+      name: one of `NAMES`.
+      root: its folder.
+      options: see `load`.
+
+    Raises:
+      ReaderError: everything that is wrong with it.
+    """
+    found, problems = load(name, root, **options)
+    if problems or found is None:
+        listed = some(problems or ["it holds no samples"])
+        raise ReaderError(f"data set {name!r} in {root} cannot be read:\n  {listed}")
+    return found

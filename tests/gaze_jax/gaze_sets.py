@@ -1,0 +1,39 @@
+"""Small gaze sets of random pictures for tests: any side, person and label, nothing rendered."""
+
+import numpy as np
+
+from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet, InMemory
+
+
+def turn(pitch, yaw):
+    """Some rotation matrix near the identity: about x, then about y."""
+    c, s = np.cos(pitch), np.sin(pitch)
+    x = np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ x
+
+
+def random_set(kind="eye", persons=3, per_person=8, seed=0, size=None, widest_rad=0.5, **changes):
+    """Persons p00, p01, ..; eyes alternate between left and right."""
+    draw = np.random.default_rng(seed)
+    count = persons * per_person
+    size = size or {"eye": (36, 60, 1), "face": (224, 224, 3)}[kind]
+    sides = np.tile([LEFT, RIGHT], count)[:count] if kind == "eye" else np.full(count, FACE)
+    fields = {
+        "name": "random",
+        "kind": kind,
+        "images": InMemory(draw.integers(0, 256, (count, *size), dtype=np.uint8)),
+        "size": size,
+        "gaze": draw.uniform(-widest_rad, widest_rad, (count, 2)).astype(np.float32),
+        "head": draw.uniform(-0.4, 0.4, (count, 2)).astype(np.float32),
+        "has_head": np.ones(count, bool),
+        "person": np.repeat(np.arange(persons), per_person).astype(np.int32),
+        "persons": tuple(f"p{i:02d}" for i in range(persons)),
+        "side": sides.astype(np.int32),
+        "norm": np.stack([turn(*draw.uniform(-0.2, 0.2, 2)) for _ in range(count)]).astype("f4"),
+        "scale": draw.uniform(0.8, 1.3, count).astype(np.float32),
+        "source": tuple(f"picture {i}" for i in range(count)),
+        "camera": {"eye": "mpiigaze_eye", "face": "eth_face"}[kind],
+        "digest": "0" * 64,
+    }
+    return GazeSet(**(fields | changes))
