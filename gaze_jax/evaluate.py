@@ -1,0 +1,146 @@
+"""Judging a gaze network: errors of every person, of every mode, with few or many, clean or spoilt references.
+
+Pictures are read and encoded once and compared in jitted batches of one size. The headline is the mean over persons
+of each person's mean angular error (`gaze_jax.statistics`). Shapes: n pictures, B pictures a batch, P = 2 (pitch, yaw)
+in radians.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Int
+
+from core_jax.train import Params
+from gaze_jax import statistics
+from gaze_jax.evaluate_pairs import WHO, JudgeConfig, fit_blend, judge_pairs
+from gaze_jax.gaze_set import GazeSet
+from gaze_jax.judging import batches, refuse
+from gaze_jax.model import Model
+from gaze_jax.statistics import Entry
+
+__all__ = [
+    "WHO",
+    "JudgeConfig",
+    "fit_blend",
+    "judge",
+    "judge_pairs",
+    "predict_rows",
+    "result_lines",
+]
+
+
+class Split(Protocol):
+    """What judging reads of a split (`gaze_jax.splits`)."""
+
+    @property
+    def test(self) -> Int[np.ndarray, " n"]:
+        """The rows that are judged."""
+        ...
+
+
+def predict_rows(
+    model: Model,
+    params: Params,
+    gaze_set: GazeSet,
+    rows: Int[np.ndarray, " n"],
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Float32[np.ndarray, "n 2"]:
+    """What a model says of each picture alone, (pitch, yaw) in radians.
+
+    Args:
+      model: with a `predict`.
+      params: its arrays.
+      gaze_set: read a batch at a time.
+      rows: of the set.
+      batch_size: B; the last batch is filled up, so that there is one program.
+      progress: whether a bar appears when it takes long.
+
+    Raises:
+      ValueError: the model is not defined for one picture, or the pictures are not of its kind.
+    """
+    if model.predict is None:
+        raise ValueError(
+            f"{model.name} says nothing of one picture alone: it needs references; use judge_pairs"
+        )
+    refuse(model, gaze_set, rows)
+    found = np.zeros((len(rows), 2), np.float32)
+    for start, count, batch in batches(gaze_set, rows, batch_size, "judging", progress):
+        answer = _predict(params, batch["image"], batch["head"], model=model)
+        found[start : start + count] = np.asarray(answer)[:count]
+    return found
+
+
+def judge(
+    model: Model,
+    params: Params,
+    gaze_set: GazeSet,
+    split: Split | Int[np.ndarray, " n"],
+    settings: JudgeConfig | None = None,
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Errors of a model from one picture each.
+
+    Args:
+      model: with a `predict`.
+      params: its arrays.
+      gaze_set: what is judged on.
+      split: its `test` rows are judged; rows themselves will do.
+      settings: only `batch_size` is read.
+      progress: whether a bar appears when it takes long.
+
+    Returns:
+      `statistics.headline`'s numbers, "median_deg" and "p90_deg" over pictures, "low_deg" and "high_deg", the bootstrap
+      interval of the headline; and "entries", a `statistics.Entry` per person.
+
+    Raises:
+      ValueError: see `predict_rows`; no rows.
+    """
+    rows = np.asarray(getattr(split, "test", split))
+    if not len(rows):
+        raise ValueError(f"{gaze_set.name}: the split has no test pictures to judge")
+    size = (settings or JudgeConfig()).batch_size
+    predicted = predict_rows(model, params, gaze_set, rows, size, progress)
+    errors = statistics.errors(predicted, gaze_set.gaze[rows])
+    entries = statistics.entries(errors, gaze_set.person[rows].tolist(), gaze_set.persons)
+    interval = statistics.bootstrap(entry.angular_error_deg for entry in entries)
+    median, p90 = np.quantile(errors.angular_deg, [0.5, 0.9])
+    return {
+        **statistics.headline(entries),
+        "median_deg": float(median),
+        "p90_deg": float(p90),
+        "low_deg": interval.low,
+        "high_deg": interval.high,
+        "entries": entries,
+    }
+
+
+def result_lines(
+    entries: Iterable[Entry], gaze_set: GazeSet, common: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Lines of results.jsonl, one an entry.
+
+    Args:
+      entries: from `judge` ("entries") and `judge_pairs`.
+      gaze_set: what was judged on.
+      common: what all lines share: method, preset, protocol, fold, epoch, selection.
+    """
+    about = {
+        "task": "gaze",
+        "dataset": gaze_set.name,
+        "synthetic": gaze_set.synthetic,
+        "data_digest": gaze_set.digest,
+    }
+    return [{**about, **common, **dataclasses.asdict(entry)} for entry in entries]
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _predict(params: Params, images: Any, head: Any, *, model: Model) -> Any:
+    assert model.predict is not None
+    return model.predict(params, images, head).astype(jnp.float32)
