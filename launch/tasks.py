@@ -26,9 +26,16 @@ def _gba(config: ml_collections.ConfigDict) -> Any:
     return task.build(config)
 
 
+def _gaze(config: ml_collections.ConfigDict) -> Any:
+    from gaze_jax import task
+
+    return task.build(config)
+
+
 TASKS: dict[str, Callable[[ml_collections.ConfigDict], Any]] = {
     "contrastive": _contrastive,
     "fdbpl": _fdbpl,
+    "gaze": _gaze,
     "gba": _gba,
 }
 
@@ -54,9 +61,13 @@ def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> l
       params: core_jax.train.Params.
 
     Returns:
-      For "fdbpl" a line per part of the classes and for "gba" one per judged split (docs/workdir.md); for other tasks one
-      line with "task" and "metrics".
+      For "fdbpl" a line per part of the classes, for "gba" one per judged split and for "gaze" one per person and way of
+      judging (docs/workdir.md); for other tasks one line with "task" and "metrics".
     """
+    if config.task == "gaze":
+        from gaze_jax import task as gaze
+
+        return gaze.result_lines(config.to_dict(), params)
     metrics = task.evaluate(params.trainable, params.frozen, params.stats)
     if config.task == "gba":
         from gba_jax import task as gba

@@ -53,7 +53,7 @@ def stack(tasks: Sequence[Task]) -> Task:
         ),
         total_steps=steps[0],
         batch_ids=first.batch_ids,
-        pins={"stacked": files.digest([dict(task.pins) for task in tasks])},
+        pins=_pins(tasks),
     )
 
 
@@ -64,6 +64,12 @@ def unstack(tree: Tree, index: int) -> Tree:
 
 def _grows(pattern: str) -> bool:
     return not pattern.startswith("frozen")
+
+
+def _pins(tasks: Sequence[Task]) -> dict[str, str]:
+    """What all runs share as it is, the rest as one digest."""
+    shared = set.intersection(*(set(task.pins.items()) for task in tasks))
+    return {**dict(shared), "stacked": files.digest([dict(task.pins) for task in tasks])}
 
 
 def _init(task: Task, count: int, key: PRNGKeyArray) -> Params:

@@ -1,0 +1,66 @@
+"""The gaze networks by name: their presets, published recipes, and how each is built."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from core_jax.train.settings import compute_dtype
+from gaze_jax import cfe, dfenet, drnet, eye_baselines, face_baselines, losses
+from gaze_jax.model import Model
+from gaze_jax.recipe import Recipe
+
+if TYPE_CHECKING:
+    from gaze_jax.config import Config
+
+PRESETS = ("recommended", "faithful")
+DRNET, DFENET = "drnet", "dfenet"
+NAMES = (DRNET, DFENET, cfe.NAME, *eye_baselines.NAMES, *face_baselines.NAMES)
+
+# A tenth of DRNet's references are the query itself, so that looking at one picture is nothing new to it.
+_SELF_PAIR = {"recommended": 0.1, "faithful": 0.0}
+
+
+def recipe(name: str) -> Recipe:
+    """How a network was trained where it was published."""
+    own = {DRNET: drnet.RECIPE, DFENET: dfenet.RECIPE, cfe.NAME: cfe.RECIPE}
+    return own.get(name) or {**eye_baselines.RECIPES, **face_baselines.RECIPES}[name]
+
+
+def defaults(name: Any, preset: Any) -> dict[str, Any]:
+    """The values that a preset and a network's recipe give a configuration; none for names that do not exist."""
+    if name not in NAMES or preset not in PRESETS:
+        return {}
+    return {
+        "drnet": dict(drnet.PRESETS[preset]),
+        "dfenet": dict(dfenet.PRESETS[preset]),
+        "recipe": dataclasses.asdict(recipe(name)),
+        "data": {"self_pair": _SELF_PAIR[preset]},
+    }
+
+
+def compares(config: "Config") -> bool:
+    """Whether the network looks at a picture and a reference."""
+    return config.model == DRNET and config.drnet.use != "absolute"
+
+
+def build(config: "Config", size: tuple[int, int, int]) -> Model:
+    """The network of a configuration.
+
+    Args:
+      config: which, and how.
+      size: (H, W, c) of the pictures.
+
+    Raises:
+      ConfigError: weights that cannot be used.
+    """
+    dtype = compute_dtype(config.dtype)
+    if config.model == DRNET:
+        model = drnet.make(config.drnet, size, dtype=dtype)
+    elif config.model == DFENET:
+        model = dfenet.make(config.dfenet, config.cfe, dtype=dtype)
+    elif config.model == cfe.NAME:
+        model = cfe.make(config.cfe, dtype=dtype)
+    elif config.model in eye_baselines.NAMES:
+        model = eye_baselines.make(config.model, size, dtype=dtype)
+    else:
+        model = face_baselines.make(config.model, size, dtype=dtype)
+    return losses.with_pairwise(model, config.pairwise)

@@ -1,0 +1,165 @@
+"""Gaze estimation as a task of the shared training loop: DRNet (arXiv 2208.04298), CLIP-DFENet (arXiv 2502.20128), baselines.
+
+One configuration is one fold of a protocol, or with `data.fold=-1` all folds side by side (`core_jax.train.stack`).
+Shapes: B pictures, P = 2 angles (pitch, yaw) in radians; everything that leaves for people is in degrees.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from core_jax.train import Params, Task
+from core_jax.train.stack import stack, unstack
+from gaze_jax import config as configs
+from gaze_jax import data, evaluate, inputs
+from gaze_jax.gaze_set import GazeSet
+from gaze_jax.inputs import Inputs, open_inputs
+from gaze_jax.statistics import Entry
+
+
+def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
+    """The task of a configuration such as `configs/gaze_drnet_demo.py`.
+
+    Raises:
+      ValueError: unknown keys, wrong types, impossible values, or inputs that cannot be used; all of a kind at once.
+    """
+    opened = opened_folds(configs.read(config))
+    tasks = [_task(one) for one in opened]
+    return tasks[0] if len(tasks) == 1 else stack(tasks)
+
+
+def opened_folds(config: configs.Config) -> list[Inputs]:
+    """The inputs of the fold of a configuration, or of all folds for `data.fold=-1`."""
+    if config.data.fold != configs.ALL_FOLDS:
+        return [open_inputs(config)]
+    each = [_with_fold(config, fold) for fold in range(inputs.folds(config))]
+    first, *others = [open_inputs(one) for one in each]
+    # One model object: one program for training and judging of all folds. Folds of slightly different sizes make the same
+    # number of steps, that of the first.
+    shared = {"model": first.model, "total_steps": first.total_steps}
+    return [first, *(dataclasses.replace(one, **shared) for one in others)]
+
+
+def _with_fold(config: configs.Config, fold: int) -> configs.Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, fold=fold))
+
+
+def _task(opened: Inputs) -> Task:
+    return Task(
+        init=opened.model.init,
+        loss=opened.model.loss,
+        train_data=functools.partial(train_data, opened),
+        evaluate=functools.partial(judge, opened),
+        optimizer=functools.partial(inputs.optimizer, opened),
+        sharding_rules=(("trainable/.*", PartitionSpec()),),
+        total_steps=opened.total_steps,
+        batch_ids=("index",),
+        pins=opened.pins,
+    )
+
+
+def train_data(opened: Inputs, seed: int) -> Any:
+    """The endless stream of this process' slices of training batches."""
+    settings = opened.config.data
+    pairs = None
+    if opened.model.references is not None:
+        pairs = data.Pairs(self_probability=settings.self_pair, pool_sides=settings.pool_sides)
+    return data.train_data(
+        opened.gaze_set,
+        opened.train,
+        batch_size=opened.config.recipe.batch_size,
+        seed=seed,
+        pairs=pairs,
+        workers=settings.workers,
+    )
+
+
+def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
+    """Mean angular errors over persons in degrees, clean pictures: "error_deg", "calib_k9_error_deg", "faces_B/error_deg".
+
+    Few draws of references: this is for watching a run. `result_lines` has everything.
+    """
+    test = opened.config.test
+    quick = dataclasses.replace(test, draws=min(test.draws, 2), corruptions=())
+    params = Params(trainable=trainable, frozen=frozen, stats=stats)
+    found: dict[str, float] = {}
+    for gaze_set, rows in judged(opened):
+        entries = entries_of(opened, params, gaze_set, rows, quick)
+        prefix = "" if gaze_set is opened.gaze_set else f"{gaze_set.name}/"
+        for name in dict.fromkeys(_name(entry) for entry in entries):
+            errors: dict[str, list[float]] = {}
+            for entry in entries:
+                if _name(entry) == name:
+                    errors.setdefault(entry.person, []).append(entry.angular_error_deg)
+            mean = float(np.mean([np.mean(of_person) for of_person in errors.values()]))
+            found[f"{prefix}{name}error_deg"] = mean
+    return found
+
+
+def _name(entry: Entry) -> str:
+    if entry.mode in ("", "single"):
+        return ""
+    return f"{entry.mode}_k{entry.k}_"
+
+
+def judged(opened: Inputs) -> list[tuple[GazeSet, np.ndarray]]:
+    """What a fold is judged on: its own test rows, then the whole of each set of `data.cross`."""
+    own = [(opened.gaze_set, opened.split.test)] if len(opened.split.test) else []
+    settings = opened.config.data
+    others = [inputs.open_set(settings, entry) for entry in settings.cross]
+    return own + [(one, np.arange(len(one))) for one in others]
+
+
+def entries_of(
+    opened: Inputs,
+    params: Params,
+    gaze_set: GazeSet,
+    rows: np.ndarray,
+    test: evaluate.JudgeConfig,
+) -> list[Entry]:
+    """Errors of every person, mode, number of references and corruption."""
+    model = opened.model
+    if model.references is None:
+        return list(evaluate.judge(model, params, gaze_set, rows, test, progress=True)["entries"])
+    blend = None
+    if len(opened.validation):
+        blend = evaluate.fit_blend(model, params, opened.gaze_set, opened.validation, test)
+    return evaluate.judge_pairs(model, params, gaze_set, rows, test, blend=blend, progress=True)
+
+
+def result_lines(config: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
+    """The lines of results.jsonl (docs/workdir.md): one a person, mode, number of references and corruption.
+
+    Args:
+      config: what the run was trained with.
+      params: its arrays; with a leading axis for all folds together.
+    """
+    opened = opened_folds(configs.read(config))
+    lines = []
+    for index, one in enumerate(opened):
+        own = params
+        if len(opened) > 1:
+            own = Params(
+                trainable=unstack(params.trainable, index),
+                frozen=params.frozen,
+                stats=unstack(params.stats, index),
+            )
+        for gaze_set, rows in judged(one):
+            inside = gaze_set is one.gaze_set
+            common = {
+                "method": one.model.name,
+                "preset": one.config.preset,
+                "trained_on": one.gaze_set.name,
+                "protocol": one.split.protocol if inside else "cross",
+                "fold": one.split.fold,
+                "epoch": one.total_steps // one.steps_per_epoch,
+                "selection": "last",
+            }
+            entries = entries_of(one, own, gaze_set, rows, one.config.test)
+            lines += evaluate.result_lines(entries, gaze_set, common)
+    return lines

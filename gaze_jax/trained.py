@@ -1,0 +1,78 @@
+"""What a gaze run has learned, from its work directory alone: the data set that it was trained on is not needed."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from core_jax import train
+from core_jax.train import Params
+from core_jax.train.stack import unstack
+from gaze_jax import config as configs
+from gaze_jax import networks
+from gaze_jax.model import Model
+from gaze_jax.normalization import CAMERAS, VirtualCamera
+
+# Digests of a run that say how its pictures were taken.
+SIZE, CAMERA = "size", "camera"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+      model: the network.
+      params: its arrays.
+      config: what it was trained with.
+      camera: the virtual camera of its training pictures; None for plain crops.
+    """
+
+    model: Model
+    params: Params
+    config: configs.Config
+    camera: VirtualCamera | None
+
+
+def load(workdir: str | os.PathLike, fold: int = 0) -> Trained:
+    """A run's network and arrays.
+
+    Args:
+      workdir: of the run, finished or not.
+      fold: which one of a run that trained all folds together.
+
+    Raises:
+      ConfigError: there is no gaze run, or it has no such fold.
+      CheckpointError: nothing was saved yet.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        raise configs.ConfigError(
+            f"{workdir}: no config.json; expected the work directory of a run"
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("task") != "gaze":
+        raise configs.ConfigError(f"{workdir}: a run of task {values.get('task')}; expected gaze")
+    config = configs.read(values)
+    arrays, pins = train.learned(workdir, ("trainable", "stats"))
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    if config.data.fold == configs.ALL_FOLDS:
+        count = len(jax.tree.leaves(arrays["trainable"])[0])
+        if not 0 <= fold < count:
+            raise configs.ConfigError(f"{workdir}: fold {fold}: expected 0 to {count - 1}")
+        arrays = unstack(arrays, fold)
+    elif fold:
+        raise configs.ConfigError(f"{workdir}: fold {fold} of a run of one fold: expected 0")
+    height, width, channels = (int(size) for size in pins[SIZE].split("x"))
+    model = networks.build(config, (height, width, channels))
+    # Towers that are not trained are no part of a checkpoint.
+    frozen = model.init(jax.random.key(0)).frozen
+    return Trained(
+        model=model,
+        params=Params(trainable=arrays["trainable"], frozen=frozen, stats=arrays["stats"]),
+        config=config,
+        camera=CAMERAS[pins[CAMERA]] if pins[CAMERA] else None,
+    )
