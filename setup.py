@@ -46,6 +46,7 @@ setup(
         "orbax-checkpoint>=0.12.6",
         "pillow>=11.0",
         "safetensors>=0.6",
+        "scipy>=1.15",
         "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.22",
@@ -55,12 +56,20 @@ setup(
     extras_require={
         # Mask AP of instance segmentation; everything else works without it.
         "coco": ["pycocotools>=2.0.11"],
+        # MPIIFaceGaze, ETH-XGaze and FAZE files; videos, webcams and OpenCV's calibration files.
+        "gaze": ["h5py>=3.13", "opencv-python-headless>=4.11"],
+        # Finds faces. Brings an OpenCV of its own, which takes the other's place: install one of the two.
+        "gaze-face": ["h5py>=3.13", "mediapipe>=0.10.21"],
         "test": [
             # jax.export's programs as bytes.
             "flatbuffers>=25.2",
+            "h5py>=3.13",
+            "opencv-python-headless>=4.11",
             "pycocotools>=2.0.11",
             "pytest>=8.4",
             "pytest-xdist>=3.8",
+            # A photo of a person.
+            "scikit-image>=0.25",
             "scipy>=1.15",
             # The reference implementation of the parity tests: pinned, so that a reference cannot move.
             "torch==2.13.0",

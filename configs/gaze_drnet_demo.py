@@ -1,0 +1,61 @@
+"""DRNet on rendered eyes: gaze of persons never seen in training, from one picture or with a few references.
+
+python -m launch.train --config=configs/gaze_drnet_demo.py --workdir=runs/drnet
+python -m launch.compare --config=configs/gaze_drnet_demo.py --workdir=runs/gaze --methods=absolute,diffnn,drnet --seeds=1,2,3
+
+The pictures are rendered into data/gaze on the first run (20 persons x 400 eyes) and read back later.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """All settings; what each of them means stands in gaze_jax/config.py, drnet.py, recipe.py and evaluate_pairs.py."""
+    config = ml_collections.ConfigDict()
+    config.task = "gaze"
+    config.model = "drnet"  # or lenet_eye, resnet8_eye, gazenet_eye, mean
+    config.preset = "recommended"  # or faithful
+    config.seed = 1
+    config.dtype = "auto"
+    config.steps = 0
+    config.clip_norm = 0.0
+    config.pairwise = 0.0
+
+    config.drnet = drnet = ml_collections.ConfigDict()
+    drnet.use = "drnet"  # or absolute, difference (Diff-NN)
+    drnet.weight = 0.5
+    drnet.corrupt = 0.1
+    drnet.dropout = 0.5
+    drnet.augment = True
+
+    config.recipe = recipe = ml_collections.ConfigDict()
+    recipe.lr = 1e-3
+    recipe.epochs = 20
+    recipe.batch_size = 128
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dataset = "eyes_A"
+    data.root = "data/gaze"
+    data.persons = 20
+    data.per_person = 400
+    data.render_seed = 0
+    data.protocol = "last"
+    data.fold = 0
+    data.held_out = 6
+    data.validation = 2
+    data.self_pair = 0.1
+    data.cross = ()
+    data.workers = 0
+
+    config.test = test = ml_collections.ConfigDict()
+    test.modes = ("single", "calib", "diffnn", "blend")
+    test.k = (1, 3, 5, 9)
+    test.draws = 20
+    test.corruptions = ()
+    test.queries = 0
+
+    config.fit = ml_collections.ConfigDict()
+    config.fit.log_every = 20
+    config.fit.save_every = 500
+    config.fit.eval_every = 0
+    return config

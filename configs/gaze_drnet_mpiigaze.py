@@ -1,0 +1,46 @@
+"""DRNet on MPIIGaze's evaluation subset, leave one person out: all 15 folds side by side in one program.
+
+python -m launch.train --config=configs/gaze_drnet_mpiigaze.py --workdir=runs/mpiigaze --config.data.root=MPIIGaze
+python -m launch.evaluate --workdir=runs/mpiigaze
+
+On CPUs one fold after the other is quicker: --config.data.fold=0, and so on.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """All settings; what each of them means stands in gaze_jax/config.py, drnet.py, recipe.py and evaluate_pairs.py."""
+    config = ml_collections.ConfigDict()
+    config.task = "gaze"
+    config.model = "drnet"
+    config.preset = "faithful"
+    config.seed = 1
+
+    config.drnet = ml_collections.ConfigDict()
+    config.drnet.use = "drnet"
+    config.drnet.weight = 0.75
+
+    config.recipe = recipe = ml_collections.ConfigDict()
+    recipe.lr = 1e-3
+    recipe.epochs = 20
+    recipe.batch_size = 128
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dataset = "mpiigaze"
+    data.root = "data/MPIIGaze"
+    data.protocol = "lopo"
+    data.fold = -1
+    data.validation = 0
+    data.self_pair = 0.0
+    data.workers = 0
+
+    config.test = test = ml_collections.ConfigDict()
+    test.k = (1, 3, 5, 9, 50)
+    test.draws = 20
+
+    config.fit = ml_collections.ConfigDict()
+    config.fit.log_every = 50
+    config.fit.save_every = 1000
+    config.fit.eval_every = 0
+    return config
