@@ -112,7 +112,7 @@ def forward(
         method=network.pair if pairs else network.alone,
         mutable=[STATS],
     )
-    new = new.get(STATS, {})
+    new = dict(new).get(STATS, {})
     gaze, difference = answers if pairs else (answers, None)
     value, metrics = jnp.zeros((), jnp.float32), {}
     weights = {"absolute": (1.0, 0.0), "difference": (0.0, 1.0)}
@@ -124,6 +124,7 @@ def forward(
         metrics["loss_difference"] = losses.l1(difference, batch["gaze"] - batch["ref_gaze"])
         value = value + rest * losses.mean(metrics["loss_difference"])
     predicted = difference if gaze is None else gaze
+    assert predicted is not None
     return predicted, value, Aux(stats=new, metrics=metrics)
 
 

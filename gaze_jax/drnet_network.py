@@ -163,7 +163,8 @@ class Network(nn.Module):
         linear = self.first(query, reference)
         backward = self.first(reference, query) if self.config.antisymmetric else None
         own = None if self.config.use == "difference" else self._own(query)
-        return self._answers(linear, backward, own, *jnp.split(head, 2), keep, train)
+        own_head, other = jnp.split(head, 2)
+        return self._answers(linear, backward, own, own_head, other, keep, train)
 
     def alone(
         self, pictures: Array, head: Array, keep: Array | None = None, train: bool = False

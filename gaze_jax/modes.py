@@ -8,10 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
-
-from gaze_jax import geometry
 
 MODES = ("single", "calib", "diffnn", "blend")
 
@@ -69,25 +66,6 @@ def combine(
 def default_blend(k: int) -> float:
     """The b to use where none was fitted: equal shares from three references on, else the gaze head alone."""
     return 0.5 if k >= 3 else 0.0
-
-
-def fit_blend(
-    calib: Float[np.ndarray, "n P"],
-    diffnn: Float[np.ndarray, "n P"],
-    gaze: Float[np.ndarray, "n P"],
-) -> float:
-    """The b with the smallest mean angular error, to a twentieth; to be fitted on persons held out of training.
-
-    Args:
-      calib: answers of that mode.
-      diffnn: answers of the other with the same k.
-      gaze: the labels.
-    """
-    shares = np.linspace(0.0, 1.0, 21)
-    answers = [((1.0 - b) * calib + b * diffnn).astype(np.float32) for b in shares]
-    truth = np.asarray(gaze, np.float32)
-    errors = [float(np.mean(geometry.angular_error_deg(answer, truth))) for answer in answers]
-    return float(shares[int(np.argmin(errors))])
 
 
 def _diffnn(difference, reference_gaze) -> Float[Array, "B P"]:
