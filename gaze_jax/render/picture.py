@@ -1,0 +1,134 @@
+"""Cameras before scenes: eye patches, face patches and raw frames as uint8 pictures.
+
+A camera is a matrix from pixels (column, row, 1) to rays in the camera frame: K^-1 for a raw frame, (K_n S R)^-1 for a
+normalised patch, so that a patch shows exactly what warping the frame would. All functions take one scene and run under
+vmap.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from gaze_jax.gaze_set import RIGHT
+from gaze_jax.geometry import pitchyaw_to_vector, product, rotate, vector_to_pitchyaw
+from gaze_jax.render import colours, eye, rays
+from gaze_jax.render.scene import Scene
+
+_BLUR_TAPS = 5
+
+
+def patch_camera(scene: Scene, virtual: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """Pixels of a normalised patch to rays: R^T S^-1 K_n^-1.
+
+    Args:
+      scene: one scene.
+      virtual: K_n.
+    """
+    focal, column, row = virtual[0, 0], virtual[0, 2], virtual[1, 2]
+    inverse = jnp.stack(
+        [
+            jnp.stack([1.0 / focal, jnp.zeros_like(focal), -column / focal]),
+            jnp.stack([jnp.zeros_like(focal), 1.0 / focal, -row / focal]),
+            jnp.stack([jnp.zeros_like(focal), jnp.zeros_like(focal), 1.0 / scene.scale]),
+        ]
+    )
+    return product(scene.norm.T, inverse)
+
+
+def place_eye(scene: Scene, side: Array, channels: int) -> eye.Eye:
+    """One eye of a scene, in left-eye form in the head frame.
+
+    Args:
+      scene: one scene.
+      side: LEFT or RIGHT, a scalar.
+      channels: 1 or 3.
+    """
+    person = scene.person
+    sign = jnp.where(side == RIGHT, -1.0, 1.0)
+    flip = jnp.stack([sign, jnp.ones_like(sign), jnp.ones_like(sign)])
+    to_head = scene.rotation.T
+    visual = jnp.where(side == RIGHT, scene.visual[1], scene.visual[0])
+    axis = vector_to_pitchyaw(flip * rotate(to_head, visual))
+    middle = jnp.stack([0.5 * person.eye_distance, jnp.zeros(()), jnp.zeros(())])
+    return eye.Eye(
+        camera=-flip * rotate(to_head, scene.translation),
+        middle=middle,
+        ball=middle + jnp.stack([person.ball_x, person.ball_y, person.depth]),
+        optical=pitchyaw_to_vector(axis - jnp.deg2rad(person.kappa[::-1])),
+        light=flip * rotate(to_head, scene.light),
+        strength=scene.strength,
+        ambient=scene.ambient,
+        pitch_deg=jnp.rad2deg(axis[0]),
+        opening=scene.opening,
+        pupil_radius=scene.pupil,
+        specular=scene.specular,
+        iris=colours.iris(person, channels),
+        sclera=colours.sclera(person, channels),
+        flesh=colours.flesh(person, channels),
+    )
+
+
+def _left_form(scene: Scene, side: Array, camera: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """Pixels to rays in the head frame, mirrored for a right eye."""
+    sign = jnp.where(side == RIGHT, -1.0, 1.0)
+    flip = jnp.stack([sign, jnp.ones_like(sign), jnp.ones_like(sign)])
+    return flip[:, None] * product(scene.rotation.T, camera)
+
+
+def eye_patch(
+    scene: Scene, virtual: Float[Array, "3 3"], height: int, width: int, *, half: bool = False
+) -> UInt8[Array, "height width 1"]:
+    """A grey patch of one eye, right eyes mirrored into left-eye form.
+
+    Args:
+      scene: one scene.
+      virtual: K_n of the patch.
+      height: rows.
+      width: columns.
+      half: whether it is seen at half resolution and enlarged.
+    """
+    person = scene.person
+    matrix = _left_form(scene, scene.side, patch_camera(scene, virtual))
+    seen = rays.directions(matrix, height, width)
+    x = jnp.linspace(-1.0, 1.0, width)[None, :] * (0.5 * width / 48.0)
+    y = jnp.linspace(-1.0, 1.0, height)[:, None] * (0.5 * height / 48.0)
+    fade = 1.0 + scene.gradient[0] * x + scene.gradient[1] * y
+    tone = colours.skin(person, 1)[0] * (0.7 + 0.3 * scene.strength)
+    skin = jnp.broadcast_to(tone * fade[None, None], (1, rays.SUBPIXELS, height, width))
+    picture = jnp.mean(eye.shade(place_eye(scene, scene.side, 1), person, seen, skin), axis=1)
+    picture = jnp.where(scene.side == RIGHT, picture[:, :, ::-1], picture)
+    return sensor(picture, scene, half=half)
+
+
+def sensor(picture: Float[Array, "C H W"], scene: Scene, *, half: bool) -> UInt8[Array, "H W C"]:
+    """What a sensor makes of light: gain, blur, low resolution, noise, clipping, 8 bits."""
+    picture = _blur(scene.gain * picture, scene.blur_px)
+    channels, height, width = picture.shape
+    if half:
+        small = picture.reshape(channels, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+        noise = _noise(scene, small.shape)
+        picture = jax.image.resize(small + noise, picture.shape, "linear")
+    else:
+        picture = picture + _noise(scene, picture.shape)
+    levels = jnp.round(255.0 * jnp.clip(picture, 0.0, 1.0)).astype(jnp.uint8)
+    return jnp.moveaxis(levels, 0, -1)
+
+
+def _noise(scene: Scene, shape: tuple[int, ...]) -> Array:
+    return scene.noise * jax.random.normal(jax.random.key(scene.noise_seed), shape)
+
+
+def _blur(picture: Float[Array, "C H W"], sigma_px: Array) -> Array:
+    """Gaussian blur with edges repeated; sigma 0 changes nothing."""
+    reach = _BLUR_TAPS // 2
+    steps = jnp.arange(-reach, reach + 1, dtype=jnp.float32)
+    taps = jnp.exp(-0.5 * (steps / jnp.maximum(sigma_px, 1e-2)) ** 2)
+    taps = taps / jnp.sum(taps)
+    for axis in (1, 2):
+        pads = [(0, 0), (0, 0), (0, 0)]
+        pads[axis] = (reach, reach)
+        wide, size = jnp.pad(picture, pads, mode="edge"), picture.shape[axis]
+        picture = sum(
+            taps[i] * jax.lax.slice_in_dim(wide, i, i + size, axis=axis) for i in range(_BLUR_TAPS)
+        )
+    return picture
