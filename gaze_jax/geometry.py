@@ -11,6 +11,7 @@ their ends; lengths go through a double `where`, so that gradients are finite at
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ SPACES = ("camera", "normalised")
 _TINY = 1e-30
 
 
-def _float32(value: ArrayLike) -> Array:
+def _float32(value: Any) -> Array:
     return jnp.asarray(value).astype(jnp.float32)
 
 
@@ -115,15 +116,19 @@ def angular_error_deg(
     Raises:
       ValueError: the last axes are not both 3 or both 2.
     """
-    a, b = _float32(a), _float32(b)
-    if a.shape[-1:] != b.shape[-1:] or a.shape[-1:] not in ((2,), (3,)):
+    first, second = _float32(a), _float32(b)
+    if first.shape[-1:] != second.shape[-1:] or first.shape[-1:] not in ((2,), (3,)):
         raise ValueError(
-            f"shapes {a.shape} and {b.shape}: expected two arrays of vectors (..., 3) or two of (pitch, yaw) (..., 2)"
+            f"shapes {first.shape} and {second.shape}: expected two arrays of vectors (..., 3) or two of (pitch, yaw) "
+            "(..., 2)"
         )
-    shape = jnp.broadcast_shapes(a.shape, b.shape)
-    a, b = jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
-    if shape[-1] == 2:
-        return jnp.rad2deg(_between_angles(a, b))
+    shape = jnp.broadcast_shapes(first.shape, second.shape)
+    first, second = jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
+    between = _between_angles if shape[-1] == 2 else _between_vectors
+    return jnp.rad2deg(between(first, second))
+
+
+def _between_vectors(a: Float[Array, "*lead 3"], b: Float[Array, "*lead 3"]) -> Array:
     a, b = unit(a), unit(b)
     # a x (b - a) = a x b, but exactly 0 where a = b, fused multiply-adds or not.
     cross = jnp.cross(a, b - a)
@@ -131,7 +136,7 @@ def angular_error_deg(
     cosine = jnp.sum(a * b, axis=-1)
     # Both are 0 only for a zero vector, where the gradient of atan2 would be 0 / 0.
     nothing = (sine == 0.0) & (cosine == 0.0)
-    return jnp.rad2deg(jnp.arctan2(sine, jnp.where(nothing, 1.0, cosine)))
+    return jnp.arctan2(sine, jnp.where(nothing, 1.0, cosine))
 
 
 def _between_angles(a: Float[Array, "*lead 2"], b: Float[Array, "*lead 2"]) -> Array:
@@ -149,7 +154,8 @@ def rotation_to_head_pitchyaw(rotation: Float[ArrayLike, "*lead 3 3"]) -> Float[
     Args:
       rotation: head frame to camera frame.
     """
-    return vector_to_pitchyaw(-_float32(rotation)[..., :, 2])
+    face = _float32(rotation)[..., :, 2]
+    return vector_to_pitchyaw(-face)
 
 
 def _matrix(rows: list[list[Array]]) -> Float[Array, "*lead 3 3"]:
