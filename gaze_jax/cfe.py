@@ -140,7 +140,7 @@ class Network(nn.Module):
         fused = fuse(x)
         if fused.shape != x.shape:
             raise ValueError(
-                f"fuse received {x.shape} and returned {fused.shape}: it must keep both"
+                f"fuse received {x.shape} and returned {fused.shape}: it must keep its shape"
             )
         standard = nn.initializers.normal(1.0)
         first = self.param("first", standard, (c.width,)).astype(self.dtype)
@@ -153,12 +153,17 @@ class Network(nn.Module):
         return norm("norm", _EPS, self.dtype)(tokens[:, 0]).astype(jnp.float32), x
 
 
+def _apply(network: Network, *args: Any, **options: Any) -> Any:
+    # Flax types the result of `apply` as if variables might come back beside it.
+    return network.apply(*args, **options)
+
+
 @dataclasses.dataclass(frozen=True)
 class CFE:
     """The extractor and its linear head as pure functions; `dtype` is what activations are computed in."""
 
     config: CFEConfig
-    dtype: Any = jnp.float32
+    dtype: Any = "float32"
 
     def init(self, *, key: Array) -> Params:
         """Parameters (`trainable`) and running statistics (`stats`), with the file of the configuration in their place.
@@ -208,10 +213,10 @@ class CFE:
         network = Network(c, self.dtype)
         variables = {"params": params, STATS: stats}
         if not train:
-            f, x = network.apply(variables, pixels, False, fuse)  # pyright: ignore
+            f, x = _apply(network, variables, pixels, False, fuse)
             return f, x, stats
         rngs = None if key is None else {"dropout": key}
-        (f, x), new = network.apply(variables, pixels, True, fuse, rngs=rngs, mutable=[STATS])
+        (f, x), new = _apply(network, variables, pixels, True, fuse, rngs=rngs, mutable=[STATS])
         return f, x, {**stats, **new[STATS]}
 
     def gaze(self, params: dict, f: Float[Array, "B F"]) -> Float[Array, "B P"]:
@@ -220,7 +225,7 @@ class CFE:
         return f @ head["kernel"] + head["bias"][None]
 
 
-def make(config: CFEConfig = CFEConfig(), *, dtype: Any = jnp.float32) -> Model:  # noqa: B008
+def make(config: CFEConfig = CFEConfig(), *, dtype: str = "float32") -> Model:
     """GazeTR-Hybrid: the extractor alone, trained with the L1 loss.
 
     Args:

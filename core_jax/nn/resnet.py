@@ -103,7 +103,7 @@ class ResNet(nn.Module):
         x = conv("conv1", c.width, 7, 2, self.dtype)(pixels.astype(self.dtype))
         x = jax.nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train))
         # Padded with -inf, as torch pads a maximum.
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         maps = {}
         for stage, depth in enumerate(c.depths):
             for i in range(depth):
