@@ -201,8 +201,8 @@ class _Steps:
         # grain compares this when an iterator is restored: no folder, no address.
         return self.name
 
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        rows = self.order.step(int(number))
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rows = self.order.step(int(index))
         batch = self.gaze_set.batch(rows["index"])
         if "ref_index" in rows:
             reference = self.gaze_set.batch(rows["ref_index"])

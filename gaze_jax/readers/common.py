@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from core_jax.data import files, images
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet, Images, InMemory
@@ -57,6 +58,7 @@ class FileImages:
       size: (H, W, c) that every picture must have; c = 1 reads grey.
       mirror: which ones are mirrored after decoding.
       resize: whether a picture of another size is resized (bilinear), where a format has no size of its own.
+      boxes: left, top, width, height of the part that is cut out first, as fractions of the picture; None takes all of it.
     """
 
     root: Path
@@ -64,6 +66,7 @@ class FileImages:
     size: tuple[int, int, int]
     mirror: Bool[np.ndarray, " N"] = dataclasses.field(repr=False)
     resize: bool = False
+    boxes: Float[np.ndarray, "N 4"] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,6 +85,8 @@ class FileImages:
     def _one(self, row: int) -> np.ndarray:
         path = self.root / self.paths[row]
         picture = images.decode(path)
+        if self.boxes is not None:
+            picture = _cut(picture, self.boxes[row])
         if picture.shape[:2] != self.size[:2]:
             if not self.resize:
                 raise images.ImageError(
@@ -95,6 +100,18 @@ class FileImages:
         if self.size[2] == 1:
             picture = to_grey(picture)
         return picture[:, ::-1] if self.mirror[row] else picture
+
+
+def _cut(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The part of a picture in a box of fractions; at least one pixel, nothing beyond the border."""
+    height, width = picture.shape[:2]
+    x, y = (
+        np.clip(np.rint(box[0] * width), 0, width - 1),
+        np.clip(np.rint(box[1] * height), 0, height - 1),
+    )
+    right = np.clip(np.rint((box[0] + box[2]) * width), x + 1, width)
+    bottom = np.clip(np.rint((box[1] + box[3]) * height), y + 1, height)
+    return np.ascontiguousarray(picture[int(y) : int(bottom), int(x) : int(right)])
 
 
 def to_grey(picture: UInt8[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 1"]:
@@ -117,6 +134,7 @@ class HdfImages:
       size: (H, W, c).
       channels_first: whether the array is (N, c, H, W).
       bgr: whether channels are stored blue first.
+      reduce: pictures are stored this much larger each way and averaged over blocks.
     """
 
     root: Path
@@ -124,6 +142,7 @@ class HdfImages:
     size: tuple[int, int, int]
     channels_first: bool = False
     bgr: bool = False
+    reduce: int = 1
 
     def __len__(self) -> int:
         return sum(count for _, _, count in self.parts)
@@ -150,6 +169,10 @@ class HdfImages:
             pictures = pictures.transpose(0, 2, 3, 1)
         if self.bgr:
             pictures = pictures[..., ::-1]
+        if self.reduce > 1:
+            height, width, channels = self.size
+            blocks = (len(pictures), height, self.reduce, width, self.reduce, channels)
+            pictures = np.rint(pictures.reshape(blocks).mean(axis=(2, 4)))
         return pictures.astype(np.uint8)
 
 
@@ -240,6 +263,17 @@ class Samples:
         if isinstance(pictures, InMemory):
             pixels = hashlib.sha256(np.ascontiguousarray(pictures.array).tobytes()).hexdigest()
         return files.digest([name, columns["source"], columns["person"], rounded, pixels])
+
+
+def head_of(rotation: Float[np.ndarray, "N 3 3"]) -> Float[np.ndarray, "N 2"]:
+    """(pitch, yaw) of heads, radians: those of the direction -R[:, 2], which leaves the face."""
+    x, y, z = np.moveaxis(np.asarray(rotation, np.float64)[..., 2], -1, 0)
+    return np.stack([np.arctan2(y, np.hypot(x, z)), np.arctan2(x, z)], axis=-1)
+
+
+def from_rotation_vector(vector: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3 3"]:
+    """Rotation vectors (axis times angle in radians) as matrices, float64."""
+    return Rotation.from_rotvec(np.asarray(vector, np.float64)).as_matrix()
 
 
 def left_form(pitchyaw: np.ndarray) -> np.ndarray:

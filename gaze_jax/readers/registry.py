@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gaze_jax.gaze_set import GazeSet
+from gaze_jax.readers import eth_xgaze, faze, gaze360, gazehub, mpiifacegaze, mpiigaze, plain
 from gaze_jax.readers.common import Problems, ReaderError, some
 
 Path = pathlib.Path
@@ -34,7 +35,21 @@ def _rendered(root: Path, *, name: str, **options: Any) -> tuple[GazeSet | None,
     return store.open_set(name, root, **options), []
 
 
-FORMATS: dict[str, Format] = {}
+FORMATS = {
+    "mpiigaze": Format(load=mpiigaze.load, fetch=mpiigaze.FETCH),
+    "mpiifacegaze": Format(load=mpiifacegaze.load, fetch=mpiifacegaze.FETCH),
+    **{
+        f"gazehub_{name}": Format(
+            load=gazehub.loader(name),
+            fetch=f"Image/ and Label/ of {name} as GazeHub's scripts write them",
+        )
+        for name in gazehub.VARIANTS
+    },
+    "gaze360": Format(load=gaze360.load, fetch=gaze360.FETCH),
+    "eth_xgaze": Format(load=eth_xgaze.load, fetch=eth_xgaze.FETCH),
+    "faze": Format(load=faze.load, fetch=faze.FETCH),
+    "plain": Format(load=plain.load, fetch=plain.FETCH),
+}
 RENDERED = tuple(f"{kind}_{domain}" for kind in ("eyes", "faces") for domain in "ABCD")
 NAMES = (*FORMATS, *RENDERED)
 

@@ -37,3 +37,23 @@ def random_set(kind="eye", persons=3, per_person=8, seed=0, size=None, widest_ra
         "digest": "0" * 64,
     }
     return GazeSet(**(fields | changes))
+
+
+def smooth(count, size, seed=0):
+    """Pictures that JPEG keeps to a grey level or two, and that differ from their mirror images."""
+    draw = np.random.default_rng(seed)
+    coarse = draw.uniform(0, 255, (count, 3, 4, size[2]))
+    rows = np.linspace(0, 2, size[0])
+    columns = np.linspace(0, 3, size[1])
+    up = np.stack([np.interp(rows, range(3), np.arange(3) == i) for i in range(3)], 1)
+    across = np.stack([np.interp(columns, range(4), np.arange(4) == i) for i in range(4)], 1)
+    return np.einsum("hi,nijc,wj->nhwc", up, coarse, across).astype(np.uint8)
+
+
+def smooth_set(kind="eye", persons=2, per_person=6, size=None, **changes):
+    """As `random_set`, with smooth pictures."""
+    size = size or {"eye": (36, 60, 1), "face": (224, 224, 3)}[kind]
+    images = InMemory(smooth(persons * per_person, size))
+    return random_set(
+        kind, persons=persons, per_person=per_person, size=size, images=images, **changes
+    )
