@@ -70,7 +70,6 @@ setup(
             "pytest-xdist>=3.8",
             # A photo of a person.
             "scikit-image>=0.25",
-            "scipy>=1.15",
             # The reference implementation of the parity tests: pinned, so that a reference cannot move.
             "torch==2.13.0",
         ],
