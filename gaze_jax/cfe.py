@@ -243,7 +243,7 @@ def make(config: CFEConfig = CFEConfig(), *, dtype: str = "float32") -> Model:
         f, _, stats = cfe.features(trainable, stats, batch["image"], train=True, key=key)
         predicted = cfe.gaze(trainable, f)
         pair = losses.l1(predicted, batch["gaze"])
-        return predicted, losses.mean(pair), Aux(stats=stats, metrics={"loss_l1": pair})
+        return predicted, losses.mean(pair), Aux(stats=stats, metrics={"loss_gaze": pair})
 
     return Model(
         name=NAME,
