@@ -12,6 +12,12 @@ pictures through windows, [--things=all] tells countable segments apart (hosts w
   python -m launch.predict --config=configs/gba_maskclip.py --input=DIR --out=DIR --classes=cat,grass
   python -m launch.predict --clip=openai/clip-vit-base-patch16 --input=DIR --out=DIR --classes=cat,grass
 
+A gaze run (task gaze) finds where the people in pictures, videos (DIR/clip.mp4) or a camera (--input=camera:0) look, and
+writes gaze.jsonl, gaze.csv and pictures with arrows. It has to be told where the faces are: [--landmarks=FILE] or
+[--boxes=FILE], CSV or JSON, or [--landmarker=face_landmarker.task], mediapipe's model; [--intrinsics=camera.yaml]
+[--screen=screen.json] [--calibration=me.json --person=NAME] [--calibrate=targets.csv] [--max_faces=1] [--resume] [--show]
+[--draw=arrow,box,landmarks,head,angles].
+
 Needs the work directory and the model only: neither the pictures it was trained on nor a lookup, unless the class names
 come from the data set.
 """
@@ -24,7 +30,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import config, pictures, runs, segment, start
+from launch import config, gaze, pictures, runs, segment, start
 
 Path = pathlib.Path
 _MOST_PICTURES = 24
@@ -43,11 +49,15 @@ def main(argv: list[str]) -> None:
         )
     settings = config.from_workdir(values.workdir) if values.workdir else values.config
     task = "gba" if settings is None else str(settings.get("task"))
-    if values.workdir and task not in ("fdbpl", "gba"):
+    if values.workdir and task not in ("fdbpl", "gba", "gaze"):
         raise config.ConfigError(
-            f"--workdir={values.workdir}: a run of task {task}; expected fdbpl or gba"
+            f"--workdir={values.workdir}: a run of task {task}; expected fdbpl, gba or gaze"
         )
     _require_flags(task)
+    if task == "gaze" and values.workdir:
+        start.start()
+        gaze.run(values)
+        return
     paths = pictures.find_pictures(values.input, flag="--input")
     names = pictures.read_classes(values.classes) if values.classes is not None else None
     out = values.out or Path(values.workdir) / "predictions"
@@ -73,9 +83,12 @@ def _require_flags(task: str) -> None:
     """Name the flags that this task needs, and those that mean nothing to it."""
     values = flags.FLAGS
     needed = [] if values.workdir else ["out"]
-    foreign = ["background", "things", "resize"]
+    segmenting, classifying = ["background", "things", "resize"], ["top", "reject"]
+    foreign = [*segmenting, *gaze.FLAGS]
     if task == "gba":
-        needed, foreign = [*needed, "classes"], ["top", "reject"]
+        needed, foreign = [*needed, "classes"], [*classifying, *gaze.FLAGS]
+    if task == "gaze":
+        foreign = [*segmenting, *classifying, "classes"]
     missing = [f"--{name} is missing" for name in needed if values[name].value is None]
     wrong = [
         f"--{name} is nothing that task {task} has" for name in foreign if values[name].present
@@ -182,4 +195,5 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "reject", False, "also print how far the positive prompt beats the negative one"
     )
+    gaze.define()
     config.run(main, runs.failures)

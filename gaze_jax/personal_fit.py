@@ -1,0 +1,143 @@
+"""A personal calibration from pictures of somebody who looked at known points."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from gaze_jax import calibrate, geometry, modes
+from gaze_jax.calibration_file import SIDES, Labelled, Personal
+from gaze_jax.gaze_set import LEFT, RIGHT
+from gaze_jax.predict import Frame, GazeEstimator
+from gaze_jax.views import Placed, View
+
+METHODS = (*calibrate.KINDS, "references")
+# Of networks on unseen persons, where a run does not say: errors of 5 degrees, half of them the person's own.
+BETWEEN_RAD, WITHIN_RAD = np.deg2rad(3.5), np.deg2rad(3.5)
+_MIRROR = np.asarray([1.0, -1.0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """A picture, and where its largest face looked; one of the two is given.
+
+    Attributes:
+      frame: the picture.
+      target_mm: the point that was looked at, camera space.
+      gaze_rad: (pitch, yaw) in camera space.
+    """
+
+    frame: Frame
+    target_mm: Float[np.ndarray, " 3"] | None = None
+    gaze_rad: Float[np.ndarray, " 2"] | None = None
+
+
+def fit(
+    estimator: GazeEstimator,
+    looks: Sequence[Look],
+    *,
+    person: str,
+    method: str = "offset",
+    between_rad: float = BETWEEN_RAD,
+    within_rad: float = WITHIN_RAD,
+) -> Personal:
+    """What is to be known of a person.
+
+    Args:
+      estimator: without calibration.
+      looks: labelled pictures; those without a usable face are an error.
+      person: a name.
+      method: of `METHODS`.
+      between_rad: how much the network's errors vary between persons (`calibrate.variances`).
+      within_rad: and within one.
+
+    Raises:
+      ValueError: an unknown method, no looks, or pictures without a face; all are named.
+    """
+    if method not in METHODS:
+        raise ValueError(f"calibration {method!r}: expected one of {', '.join(METHODS)}")
+    if method == "references" and estimator.model.references is None:
+        raise ValueError(
+            f"{estimator.model.name} compares no pictures, so it has no use for references: expected one of "
+            + ", ".join(calibrate.KINDS)
+        )
+    seen = _seen(estimator, looks)
+    corrections, references, residual_deg = {}, {}, {}
+    for number, side in enumerate(SIDES):
+        views = [(view, gaze) for view, gaze in seen if view.side == number]
+        if not views:
+            continue
+        true = np.stack([gaze for _, gaze in views])
+        if method == "references":
+            references[side] = Labelled(
+                images=np.stack([view.patch for view, _ in views]),
+                gaze=true.astype(np.float32),
+                head=np.stack([view.head_rad for view, _ in views]),
+            )
+            continue
+        found = estimator.answer([view for view, _ in views])
+        found = found * _MIRROR if number == RIGHT else found
+        features = None
+        if method == "ridge":
+            features = estimator.answer.features([view for view, _ in views])
+        fitted = calibrate.fit(
+            method, found, true, features, between_sd=between_rad, within_sd=within_rad
+        )
+        corrections[side] = fitted
+        given = features if fitted.kind == "ridge" else None
+        errors = geometry.angular_error_deg(calibrate.apply(fitted, found, given), true)
+        residual_deg[side] = tuple(np.asarray(errors, np.float64).tolist())
+    count = len(looks)
+    return Personal(
+        person=person,
+        method=method,
+        corrections=corrections,
+        references=references,
+        mode=_mode(estimator, count) if references else "calib",
+        blend=modes.default_blend(count),
+        residual_deg=residual_deg,
+        points=tuple(look.frame.name for look in looks),
+    )
+
+
+def _mode(estimator: GazeEstimator, count: int) -> str:
+    """Networks without an answer of their own can only add differences; others mix both from three references on."""
+    if estimator.model.predict is None:
+        return "diffnn"
+    return "blend" if modes.default_blend(count) else "calib"
+
+
+def _seen(
+    estimator: GazeEstimator, looks: Sequence[Look]
+) -> list[tuple[View, Float[np.ndarray, " 2"]]]:
+    """Every view of every look, and its true (pitch, yaw) in the view's own, mirrored space."""
+    if not looks:
+        raise ValueError("no labelled pictures to calibrate with")
+    pairs, problems = [], []
+    for look in looks:
+        placed = estimator.place(look.frame)[:1]
+        if not placed or placed[0].problem:
+            problems.append(f"{look.frame.name}: {placed[0].problem if placed else 'no face'}")
+            continue
+        for view in estimator.look(look.frame, placed)[0]:
+            gaze = _truth(look, placed[0], view, estimator.reference)
+            pairs.append((view, gaze))
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(looks)} pictures cannot calibrate anything; replace them or take them off the list:\n  "
+            + "\n  ".join(problems)
+        )
+    return pairs
+
+
+def _truth(look: Look, placed: Placed, view: View, reference: str) -> Float[np.ndarray, " 2"]:
+    if look.target_mm is not None:
+        kind = {LEFT: "left_eye", RIGHT: "right_eye"}.get(view.side, reference)
+        vector = look.target_mm - placed.reference_mm(kind)
+    elif look.gaze_rad is not None:
+        vector = np.asarray(geometry.pitchyaw_to_vector(look.gaze_rad), np.float64)
+    else:
+        raise ValueError(f"{look.frame.name}: neither a target nor a direction is given")
+    pitchyaw = np.asarray(geometry.vector_to_pitchyaw(view.norm @ vector), np.float64)
+    return pitchyaw * _MIRROR if view.side == RIGHT else pitchyaw

@@ -1,0 +1,131 @@
+"""Personal calibration of gaze from a table of pictures and what was looked at in them."""
+
+import csv
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from launch import config, gaze_sources
+
+Path = pathlib.Path
+_FORMS = {
+    ("target_x_mm", "target_y_mm", "target_z_mm"): "a point in camera space",
+    ("pitch_deg", "yaw_deg"): "a direction in camera space",
+    ("screen_x_px", "screen_y_px"): "a point on the screen of --screen",
+}
+
+
+def calibrate(
+    estimator: Any,
+    targets: str | os.PathLike,
+    inputs: Sequence[str],
+    out: str | os.PathLike,
+    *,
+    person: str,
+    method: str,
+) -> Any:
+    """Fit a person's calibration and write it into a calibration file.
+
+    Args:
+      estimator: gaze_jax.predict.GazeEstimator without calibration.
+      targets: CSV with a column frame and those of one form: target_x_mm, target_y_mm, target_z_mm; pitch_deg, yaw_deg;
+        or screen_x_px, screen_y_px.
+      inputs: where the pictures are.
+      out: calibration file, made or added to.
+      person: a name.
+      method: gaze_jax.personal_fit.METHODS.
+
+    Returns:
+      gaze_jax.calibration_file.Personal.
+
+    Raises:
+      ValueError: table or pictures cannot be used; all problems are named.
+    """
+    from gaze_jax import calibration_file, personal_fit
+    from gaze_jax.predict import Frame
+
+    wanted = read_targets(targets, estimator.screen)
+    looks, unused = [], dict(wanted)
+    for source in gaze_sources.find(inputs):
+        for shot in source.shots():
+            key = next((tail for tail in _tails(shot.name) if tail in wanted), None)
+            if key is None:
+                continue
+            unused.pop(key, None)
+            if shot.image is None:
+                raise config.ConfigError(shot.error)
+            frame = Frame(image=shot.image, name=shot.name)
+            looks.append(personal_fit.Look(frame=frame, **wanted[key]))
+    if unused:
+        raise config.ConfigError(
+            f"{targets}: --input has no {', '.join(list(unused)[:10])}; expected every frame of the table in it"
+        )
+    personal = personal_fit.fit(estimator, looks, person=person, method=method)
+    calibration_file.save(out, personal, estimator.digest)
+    for side, errors in personal.residual_deg.items():
+        worst = int(np.argmax(errors))
+        print(
+            f"{side}: {np.mean(errors):.2f} degrees left on average over {len(errors)} pictures, at most {errors[worst]:.2f} "
+            f"({personal.points[worst]})"
+        )
+    print(f"{person}: {personal.method} from {len(looks)} pictures, written to {out}")
+    return personal
+
+
+def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np.ndarray]]:
+    """What was looked at in each frame: {"target_mm": (3,)} or {"gaze_rad": (2,)}.
+
+    Raises:
+      ConfigError: the table cannot be used.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise config.ConfigError(f"--calibrate={path} cannot be read: {error.strerror}") from error
+    rows = list(csv.DictReader(text.splitlines()))
+    names = set(rows[0]) if rows else set()
+    form = next((columns for columns in _FORMS if set(columns) <= names), None)
+    if form is None or "frame" not in names:
+        known = "; ".join(f"{', '.join(columns)} ({what})" for columns, what in _FORMS.items())
+        raise config.ConfigError(
+            f"--calibrate={path}: {len(rows)} rows with columns {', '.join(sorted(names)) or '(none)'}; expected frame and "
+            f"one of: {known}"
+        )
+    if form[0].startswith("screen") and screen is None:
+        raise config.ConfigError(f"--calibrate={path} has points on a screen: give --screen=FILE")
+    found, problems = {}, []
+    for number, row in enumerate(rows, start=2):
+        try:
+            values = np.asarray([float(row[name]) for name in form])
+        except (TypeError, ValueError):
+            values = np.asarray([math.nan])
+        if not np.isfinite(values).all():
+            problems.append(f"line {number}: {[row[name] for name in form]}")
+            continue
+        found[row["frame"].strip()] = _target(form, values, screen)
+    if problems:
+        raise config.ConfigError(
+            f"--calibrate={path}: expected numbers in {', '.join(form)}:\n  "
+            + "\n  ".join(problems)
+        )
+    return found
+
+
+def _target(form: tuple[str, ...], values: np.ndarray, screen: Any) -> dict[str, np.ndarray]:
+    if form[0] == "pitch_deg":
+        return {"gaze_rad": np.deg2rad(values)}
+    if form[0].startswith("screen"):
+        flat = np.asarray([*(values / screen.px_per_mm), 0.0])
+        values = screen.rotation @ flat + screen.translation_mm
+    return {"target_mm": values}
+
+
+def _tails(name: str) -> list[str]:
+    """A frame's names: the whole path, ever shorter ends of it, and each without the suffix."""
+    parts = Path(name).parts
+    tails = [Path(*parts[start:]) for start in range(len(parts))]
+    return [text for tail in tails for text in (tail.as_posix(), tail.with_suffix("").as_posix())]
