@@ -16,7 +16,7 @@ from gaze_jax.drnet import DRNetConfig
 from gaze_jax.drnet_network import Network
 
 # Nothing random but dropout, and small heads.
-QUIET = DRNetConfig(augment=False, corrupt=0.0, normalise="scale", hidden=8)
+QUIET = DRNetConfig(weight=0.25, augment=False, corrupt=0.0, normalise="scale", hidden=8)
 B = 3
 
 
@@ -180,9 +180,12 @@ def test_equals_torch_in_inference_by_the_split_path_and_in_training():
 
     value, aux = _loss(model, params, batch)
     gaze, difference = (x.numpy() for x in _theirs(theirs.train(), batch))
-    loss = 0.5 * np.abs(gaze - batch["gaze"]).mean()
-    loss += 0.5 * np.abs(difference - (batch["gaze"] - batch["ref_gaze"])).mean()
+    loss = 0.25 * np.abs(gaze - batch["gaze"]).mean()
+    loss += 0.75 * np.abs(difference - (batch["gaze"] - batch["ref_gaze"])).mean()
     np.testing.assert_allclose(value, loss, atol=1e-5)
+    total, count = aux.metrics["loss_gaze"]
+    assert count == 2 * B
+    np.testing.assert_allclose(total, np.abs(gaze - batch["gaze"]).sum(), atol=1e-4)
     # One statistic over queries and references, kept as torch keeps it.
     state = theirs.state_dict()
     for path, leaf in jax.tree_util.tree_leaves_with_path(aux.stats):
@@ -240,28 +243,23 @@ def test_weight_zero_is_diffnn():
     for a, b in zip(*map(jax.tree.leaves, (aux.stats, expected_aux.stats)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     assert diffnn.predict is None
-    codes = _codes(diffnn, own, batch)
-    assert diffnn.references.compare(own, codes, codes)[0] is None
-
-
-def test_weight_one_is_the_gaze_loss():
-    value, aux = _loss(_model(weight=1.0), _params(), _batch(np.random.default_rng(5)))
-    total, count = aux.metrics["loss_gaze"]
-    assert count == 2 * B
-    np.testing.assert_allclose(value, total / count, rtol=1e-6)
-
-
-def _codes(model, params, batch):
-    return _jitted(model.references.encode)(params, batch["image"], batch["head"])
+    codes = jax.eval_shape(diffnn.references.encode, own, batch["image"], batch["head"])
+    gaze, difference = jax.eval_shape(diffnn.references.compare, own, codes, codes)
+    assert gaze is None
+    assert difference.shape == (B, 2)
 
 
 def test_absolute_needs_no_reference():
     model = _model(use="absolute")
-    params = model.init(jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     batch = {k: v for k, v in _batch(np.random.default_rng(6)).items() if "ref" not in k}
     assert model.references is None
-    assert np.isfinite(_loss(model, params, batch)[0])
-    assert _jitted(model.features)(params, batch["image"], batch["head"]).shape == (B, 8)
+    _, aux = jax.eval_shape(
+        model.loss, params.trainable, {}, params.stats, batch, jax.random.key(0)
+    )
+    assert set(aux.metrics) == {"loss_gaze"}
+    features = jax.eval_shape(model.features, params, batch["image"], batch["head"])
+    assert features.shape == (B, QUIET.hidden)
 
 
 def test_dropout_is_for_training_only():
@@ -306,8 +304,10 @@ def test_recommended_preset_keeps_losses_and_statistics_in_float32():
     config = DRNetConfig(**drnet.PRESETS["recommended"], hidden=QUIET.hidden)
     model, batch = drnet.make(config, dtype="bfloat16"), _batch(np.random.default_rng(10))
     params = _params()
-    value, aux = _loss(model, params, batch)
-    assert np.isfinite(value)
+    # The value is tested without noise and in float32; here only what comes out matters.
+    value, aux = jax.eval_shape(
+        model.loss, params.trainable, {}, params.stats, batch, jax.random.key(0)
+    )
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((value, aux)))
     gaze = jax.eval_shape(model.predict, params, batch["image"], batch["head"])
     assert gaze.dtype == jnp.float32
