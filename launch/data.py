@@ -4,6 +4,8 @@
                                       every problem at once and what to fetch, exit status 1 if there is one
   python -m launch.data world --root=DIR [--seed=0] [--test_per_class=20]     the world's classification pictures
   python -m launch.data scenes --root=DIR [--seed=0] [--size=128]             the world's segmentation scenes
+  python -m launch.data check --dataset=gaze/NAME --root=DIR                  a gaze data set (see launch.gaze_data)
+  python -m launch.data render --dataset=gaze/eyes_A --out=DIR [--format=mpiigaze]      rendered gaze data
 
 One command knows the classification data sets of FDBPL (docs/data.md) and the segmentation data sets of GBA
 (docs/gba_data.md). Only "folder" is a name of both: what lies in the folder decides, or --kind does.
@@ -17,8 +19,9 @@ import pathlib
 from absl import flags
 
 from launch import config as config_lib
+from launch import gaze_data
 
-WORDS = ("check", "world", "scenes")
+WORDS = ("check", "world", "scenes", "render")
 KINDS = ("classification", "segmentation")
 _ROOT = flags.DEFINE_string("root", None, "folder that holds the data sets' folders")
 _DATASET = flags.DEFINE_multi_string(
@@ -34,7 +37,7 @@ _CLASSES = flags.DEFINE_string(
     "classes", None, "check: a classes.txt that replaces the names of a segmentation data set"
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "world, scenes: another seed draws other pictures", lower_bound=0
+    "seed", 0, "world, scenes, rendered gaze: another seed draws other pictures", lower_bound=0
 )
 _TEST = flags.DEFINE_integer("test_per_class", 20, "world: test pictures a class", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 128, "scenes: side of the pictures in pixels", lower_bound=1)
@@ -42,6 +45,8 @@ _SIZE = flags.DEFINE_integer("size", 128, "scenes: side of the pictures in pixel
 
 def main(argv: list[str]) -> int:
     """Runs one of `WORDS`; returns the exit status."""
+    if argv[1] == "render":
+        return gaze_data.render(_DATASET.value, _ROOT.value, _SEED.value)
     if not _ROOT.value:
         raise ValueError("--root=DIR is needed: the folder that holds the data sets' folders")
     return {"check": _check, "world": _world, "scenes": _scenes}[argv[1]](_ROOT.value)
@@ -116,9 +121,13 @@ def _check(root: str) -> int:
     if not pathlib.Path(root).is_dir():
         raise ValueError(f"--root={root}: there is no such folder")
     names = _DATASET.value or _present(root)
-    kinds = {name: kind_of(name, root, _KIND.value) for name in names}
+    kinds = {
+        name: kind_of(name, root, _KIND.value) for name in names if not gaze_data.is_gaze(name)
+    }
     _check_flags(kinds)
     failed = False
+    for name in filter(gaze_data.is_gaze, names):
+        failed |= not gaze_data.check(name, root, _SEED.value)
     for name, kind in kinds.items():
         if name == "folder" and _KIND.value is None:
             print(f"folder: read as {kind} data, by what lies in it; --kind says otherwise")

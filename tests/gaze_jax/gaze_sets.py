@@ -1,5 +1,7 @@
 """Small gaze sets of random pictures for tests: any side, person and label, nothing rendered."""
 
+import dataclasses
+
 import numpy as np
 
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet, InMemory
@@ -57,3 +59,31 @@ def smooth_set(kind="eye", persons=2, per_person=6, size=None, **changes):
     return random_set(
         kind, persons=persons, per_person=per_person, size=size, images=images, **changes
     )
+
+
+def seeing_set(kind="eye", persons=2, per_person=40, seed=0, **changes):
+    """Pictures with dark pupils where the labels say, on noisy light ground: frontal heads, eyes or faces."""
+    from gaze_jax import self_test
+
+    size = {"eye": (36, 60, 1), "face": (224, 224, 3)}[kind]
+    count = persons * per_person
+    base = random_set(
+        kind, persons=persons, per_person=per_person, seed=seed, size=(2, 2, 1), widest_rad=0.35
+    )
+    draw = np.random.default_rng(seed + 1)
+    images = draw.integers(150, 255, (count, *size), dtype=np.uint8)
+    fields = {
+        "size": size,
+        "images": InMemory(images),
+        "head": np.zeros((count, 2), np.float32),
+    }
+    base = dataclasses.replace(base, **fields)
+    y, x = np.mgrid[: size[0], : size[1]]
+    for row in range(count):
+        pitch, yaw = base.gaze[row]
+        centres = [(30, 18)] if kind == "eye" else self_test.Eyes(base).centres(row)
+        for cx, cy in centres:
+            # Half a millimetre for every degree at 1.6 pixels a millimetre, less for the pitch.
+            near = np.hypot(x - cx + 16 * yaw, y - cy + 12 * pitch) < 4
+            images[row][near] = draw.integers(0, 60, (near.sum(), 1))
+    return dataclasses.replace(base, **changes)

@@ -1,0 +1,120 @@
+"""The gaze part of `launch.data`: checks of gaze data sets, and rendered sets in any format.
+
+  python -m launch.data check --dataset=gaze/mpiigaze --root=DIR [--read=subset=all]    check.json and check.png
+  python -m launch.data render --dataset=gaze/eyes_A --out=DIR [--format=mpiigaze]      15 persons x 200 unless told otherwise
+
+Time on two cores: a check reads some 3,000 eyes or 300 faces a second; rendering makes about 200 eyes or 10 faces a second.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+PREFIX = "gaze/"
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "gaze: folder for check.json and check.png (the root unless given), or for what is rendered",
+)
+_READ = flags.DEFINE_multi_string(
+    "read", [], "gaze: option of the reader, such as order=yaw_pitch; may be repeated"
+)
+_FORMAT = flags.DEFINE_string("format", None, "render: layout to write; records unless given")
+_PERSONS = flags.DEFINE_integer("persons", 15, "rendered sets: persons", lower_bound=1)
+_PER_PERSON = flags.DEFINE_integer(
+    "per_person", 200, "rendered sets: pictures of each person", lower_bound=1
+)
+
+
+def is_gaze(name: str) -> bool:
+    """Whether a data set's name on the command line is one of gaze."""
+    return name.startswith(PREFIX)
+
+
+def names() -> list[str]:
+    """Every gaze data set by the name it has on the command line."""
+    from gaze_jax import readers
+
+    return [PREFIX + name for name in readers.NAMES]
+
+
+def check(name: str, root: str, seed: int) -> bool:
+    """Checks one data set, prints the report and writes `check.json` and `check.png`; returns whether all is well."""
+    from gaze_jax import check as checks
+    from gaze_jax import readers
+
+    short, options = name.removeprefix(PREFIX), read_options(_READ.value)
+    if short in readers.RENDERED:
+        options |= _rendered(seed)
+    report = checks.check(short, root, out=_OUT.value or root, progress=True, **options)
+    print(report.text())
+    print(f"  written: {pathlib.Path(_OUT.value or root) / checks.JSON}")
+    return not report.problems
+
+
+def render(datasets: list[str] | None, root: str | None, seed: int) -> int:
+    """Renders a data set, as records or in one of the writers' layouts; returns the exit status.
+
+    Args:
+      datasets: exactly one name, such as "gaze/eyes_A" or "gaze/frames_B".
+      root: where records are kept; beside the layout unless given.
+      seed: of people and scenes.
+
+    Raises:
+      ValueError: what is missing or unknown.
+    """
+    from gaze_jax import readers, writers
+    from gaze_jax.render import store
+
+    if not _OUT.value or not datasets or len(datasets) != 1:
+        raise ValueError("render needs one --dataset=gaze/eyes_A (or another) and --out=DIR")
+    name, out = datasets[0].removeprefix(PREFIX), pathlib.Path(_OUT.value)
+    frames = tuple(f"frames_{domain}" for domain in "ABCD")
+    if name not in (*readers.RENDERED, *frames):
+        known = ", ".join(PREFIX + known for known in (*readers.RENDERED, *frames))
+        raise ValueError(
+            f"--dataset={datasets[0]}: nothing of this name is rendered. Known are {known}"
+        )
+    if _FORMAT.value and (name in frames or _FORMAT.value not in writers.FORMATS):
+        raise ValueError(
+            f"--format={_FORMAT.value}: expected one of {', '.join(writers.FORMATS)}, and no raw frames"
+        )
+    if name in frames:
+        store.write_frames(out, name.removeprefix("frames_"), **_rendered(seed))
+        print(f"{out}: pictures, landmarks.csv, truth.csv")
+        return 0
+    found = store.open_set(name, root or out, **_rendered(seed))
+    if _FORMAT.value:
+        writers.write(found, out, _FORMAT.value)
+    layout = f"as {_FORMAT.value}" if _FORMAT.value else "as records"
+    print(f"{out}: {len(found):,} pictures of {len(found.persons)} rendered persons, {layout}")
+    return 0
+
+
+def _rendered(seed: int) -> dict[str, Any]:
+    return {
+        "persons": _PERSONS.value,
+        "per_person": _PER_PERSON.value,
+        "seed": seed,
+        "progress": True,
+    }
+
+
+def read_options(texts: list[str]) -> dict[str, Any]:
+    """Options of a reader from "name=value" texts: whole numbers, true and false, and words.
+
+    Raises:
+      ValueError: a text without a value.
+    """
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise ValueError(f"--read={wrong[0]}: expected NAME=VALUE, such as order=yaw_pitch")
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if value.lower() in ("true", "false"):
+            found[name] = value.lower() == "true"
+        else:
+            found[name] = int(value) if value.isdigit() else value
+    return found
