@@ -17,9 +17,9 @@ from jaxtyping import Float32, Int
 
 from core_jax.train import Params
 from gaze_jax import statistics
-from gaze_jax.evaluate_pairs import WHO, JudgeConfig, fit_blend, judge_pairs
+from gaze_jax.evaluate_pairs import PURE_NOISE, WHO, JudgeConfig, fit_blend, judge_pairs
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.judging import batches, refuse
+from gaze_jax.judging import batches, corrupted, refuse
 from gaze_jax.model import Model
 from gaze_jax.statistics import Entry
 
@@ -92,12 +92,13 @@ def judge(
       params: its arrays.
       gaze_set: what is judged on.
       split: its `test` rows are judged; rows themselves will do.
-      settings: only `batch_size` is read.
+      settings: how pictures are corrupted, and the size of batches; references are `judge_pairs`'s.
       progress: whether a bar appears when it takes long.
 
     Returns:
       `statistics.headline`'s numbers, "median_deg" and "p90_deg" over pictures, "low_deg" and "high_deg", the bootstrap
-      interval of the headline; and "entries", a `statistics.Entry` per person.
+      interval of the headline; and "entries", a `statistics.Entry` per person, then those of corrupted pictures. All but
+      the entries is of clean pictures.
 
     Raises:
       ValueError: see `predict_rows`; no rows.
@@ -105,8 +106,8 @@ def judge(
     rows = np.asarray(getattr(split, "test", split))
     if not len(rows):
         raise ValueError(f"{gaze_set.name}: the split has no test pictures to judge")
-    size = (settings or JudgeConfig()).batch_size
-    predicted = predict_rows(model, params, gaze_set, rows, size, progress)
+    settings = settings or JudgeConfig()
+    predicted = predict_rows(model, params, gaze_set, rows, settings.batch_size, progress)
     errors = statistics.errors(predicted, gaze_set.gaze[rows])
     entries = statistics.entries(errors, gaze_set.person[rows].tolist(), gaze_set.persons)
     interval = statistics.bootstrap(entry.angular_error_deg for entry in entries)
@@ -117,8 +118,38 @@ def judge(
         "p90_deg": float(p90),
         "low_deg": interval.low,
         "high_deg": interval.high,
-        "entries": entries,
+        "entries": entries + _corrupted(model, params, gaze_set, rows, settings, progress),
     }
+
+
+def _corrupted(
+    model: Model,
+    params: Params,
+    gaze_set: GazeSet,
+    rows: Int[np.ndarray, " n"],
+    settings: JudgeConfig,
+    progress: bool,
+) -> list[Entry]:
+    """Errors of pictures gone bad. There are no references: every picture is a query."""
+    kinds = [kind for kind in settings.corruptions if kind != PURE_NOISE]
+    found: list[Entry] = []
+    for kind in kinds if "query" in settings.who else ():
+        for severity in settings.severities:
+            predicted = np.zeros((len(rows), 2), np.float32)
+            title = f"{kind} {severity}"
+            for start, count, batch in batches(
+                gaze_set, rows, settings.batch_size, title, progress
+            ):
+                spoilt = corrupted(batch, kind, severity, settings.seed)
+                answer = _predict(params, spoilt, batch["head"], model=model)
+                predicted[start : start + count] = np.asarray(answer)[:count]
+            errors = statistics.errors(predicted, gaze_set.gaze[rows])
+            of_persons = statistics.entries(
+                errors, gaze_set.person[rows].tolist(), gaze_set.persons
+            )
+            about = {"corrupted": "query", "corruption": kind, "severity": float(severity)}
+            found += [dataclasses.replace(entry, **about) for entry in of_persons]
+    return found
 
 
 def result_lines(

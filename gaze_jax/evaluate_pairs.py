@@ -33,7 +33,7 @@ class JudgeConfig:
       corruptions: of `gaze_jax.corrupt.KINDS`; "pure_noise": from none to all of the references are noise.
       severities: of every kind.
       who: which pictures are corrupted.
-      corrupted_k: numbers of references of corrupted judging, of those in `k`.
+      corrupted_k: numbers of references of corrupted judging, as far as they are in `k`; its largest if none is.
       corrupted_draws: choices of references of corrupted judging.
       queries: pictures scored per person and draw, evenly spaced; 0 scores all.
       pool_sides: whether references serve both eyes of a person.
@@ -59,13 +59,12 @@ class JudgeConfig:
             "modes": modes.MODES,
             "corruptions": corrupt.KINDS,
             "who": WHO,
-            "corrupted_k": self.k,
         }
         problems = [
             f"{name} holds {value!r}: expected of {', '.join(map(str, allowed))}"
             for name, allowed in known.items()
             for value in getattr(self, name)
-            if value not in allowed and (name != "corrupted_k" or self.corruptions)
+            if value not in allowed
         ]
         for name in ("draws", "corrupted_draws", "batch_size"):
             if getattr(self, name) < 1:
@@ -74,6 +73,11 @@ class JudgeConfig:
             problems.append(f"k={self.k}: expected numbers of references, at least 1")
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def spoilt_k(self) -> tuple[int, ...]:
+        """The numbers of references of corrupted judging."""
+        return tuple(k for k in self.corrupted_k if k in self.k) or (max(self.k),)
 
 
 def judge_pairs(
@@ -212,7 +216,7 @@ def _corrupted(
     kind: str,
 ) -> Iterator[Entry]:
     """Query, references or both gone bad in one way."""
-    ways = tuple(Way(mode, k) for mode in asked if mode != "single" for k in settings.corrupted_k)
+    ways = tuple(Way(mode, k) for mode in asked if mode != "single" for k in settings.spoilt_k)
     draws = min(settings.draws, settings.corrupted_draws)
     chosen = judging.chosen(person, draws)
     for severity in settings.severities:
@@ -244,7 +248,7 @@ def _noisy(
         Way(mode, k, noisy)
         for mode in asked
         if mode != "single"
-        for k in settings.corrupted_k
+        for k in settings.spoilt_k
         for noisy in range(k + 1)
     )
     if not ways:

@@ -3,12 +3,15 @@
 Shapes: n pictures, B pictures a batch.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, UInt8
 
+from gaze_jax import corrupt
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.model import Model
 
@@ -66,3 +69,29 @@ def refuse(model: Model, gaze_set: GazeSet, rows: Int[np.ndarray, " n"]) -> None
         )
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def corrupted(
+    batch: Mapping[str, np.ndarray], kind: str, severity: int, seed: int
+) -> UInt8[Array, "B H W c"]:
+    """The pictures of a batch gone bad.
+
+    What happens to a picture follows from (seed, kind, severity, row) alone, whatever stands beside it in the batch.
+
+    Args:
+      batch: of `GazeSet.batch`.
+      kind: of `corrupt.KINDS`.
+      severity: 1 to 5.
+      seed: of everything random.
+    """
+    return _corrupted(batch["image"], batch["index"], np.int32(severity), np.int32(seed), kind=kind)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _corrupted(images: Array, rows: Array, severity: Array, seed: Array, *, kind: str) -> Array:
+    key = jax.random.fold_in(jax.random.key(seed), severity)
+
+    def spoil(image: Array, row: Array) -> Array:
+        return corrupt.apply(kind, image[None], severity, key=jax.random.fold_in(key, row))[0]
+
+    return jax.vmap(spoil)(images, rows)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from core_jax.train import Params
-from gaze_jax import corrupt, geometry, modes, splits
+from gaze_jax import geometry, modes, splits
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.judging import batches, refuse
+from gaze_jax.judging import batches, corrupted, refuse
 from gaze_jax.model import Codes, Model
 
 
@@ -104,19 +104,13 @@ class PairErrors:
             yield Person(self._set.persons[number], self._rows[whose == number])
 
     def codes(self, person: Person, kind: str | None = None, severity: int = 0) -> Codes:
-        """Codes of all pictures of a person, clean or corrupted; the choices of a corruption belong to the picture's row."""
+        """Codes of all pictures of a person, clean or corrupted."""
         found: dict[str, np.ndarray] = {}
         for start, count, batch in batches(self._set, person.rows, self._batch, "", False):
-            made = _encode(
-                self._params,
-                batch["image"],
-                batch["head"],
-                batch["index"],
-                np.int32(severity),
-                np.int32(self._seed),
-                model=self._model,
-                kind=kind,
-            )
+            images = batch["image"]
+            if kind is not None:
+                images = corrupted(batch, kind, severity, self._seed)
+            made = _encode(self._params, images, batch["head"], model=self._model)
             for name, value in made.items():
                 value = np.asarray(value)
                 if name not in found:
@@ -229,27 +223,9 @@ def _enough(
     return kept
 
 
-@functools.partial(jax.jit, static_argnames=("model", "kind"))
-def _encode(
-    params: Params,
-    images: Array,
-    head: Array,
-    rows: Array,
-    severity: Array,
-    seed: Array,
-    *,
-    model: Model,
-    kind: str | None,
-) -> Codes:
+@functools.partial(jax.jit, static_argnames="model")
+def _encode(params: Params, images: Array, head: Array, *, model: Model) -> Codes:
     assert model.references is not None
-    if kind is not None:
-        key = jax.random.fold_in(jax.random.key(seed), severity)
-
-        def spoil(image: Array, row: Array) -> Array:
-            # A picture at a time: what happens to it does not depend on its neighbours in the batch.
-            return corrupt.apply(kind, image[None], severity, key=jax.random.fold_in(key, row))[0]
-
-        images = jax.vmap(spoil)(images, rows)
     return model.references.encode(params, images, head)
 
 

@@ -61,7 +61,7 @@ class Summary:
 def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
     """All result lines below some folders, in the order of the folders' and files' names.
 
-    A run evaluated twice counts once: the last line of each (file, data set, split, seed) is the one kept.
+    A run evaluated twice counts once: of the lines of a file that agree in the comparison's KEY the last is kept.
 
     Raises:
       FileNotFoundError: a folder does not exist, or none of them holds results.
@@ -88,7 +88,7 @@ def read(folders: Iterable[str | pathlib.Path]) -> list[dict[str, Any]]:
                 problems.append(f"{file}:{number}: not a result line: {error}")
                 continue
             row["run"] = str(file.parent)
-            latest[row["dataset"], row["split"], row.get("pictures"), row["seed"]] = row
+            latest[tuple(row.get(name) for name in comparisons.of_line(row).KEY)] = row
         rows += latest.values()
     if problems:
         raise ValueError("\n".join(problems))

@@ -235,7 +235,7 @@ def evaluate(
 
 
 def recipe_digest(config: ml_collections.ConfigDict) -> str:
-    """Digest of what a configuration says beyond seeds and places: runs that share it are repetitions of one recipe."""
+    """Digest of what a configuration says beyond seeds, folds and places: runs that share it are repetitions of one recipe."""
     from core_jax.data import files
 
     values = config_lib.to_json(config)
@@ -243,7 +243,7 @@ def recipe_digest(config: ml_collections.ConfigDict) -> str:
         "seed": (),
         "fit": (),
         "text_cache": (),
-        "data": ("seed", "root", "cache"),
+        "data": ("seed", "root", "cache", "fold"),
         "lookup": ("dir", "seeds"),
     }
     for group, names in apart.items():

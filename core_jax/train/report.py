@@ -51,6 +51,7 @@ class Table:
       digits: decimals of floats and spreads.
       note: a line below the table, for what a reader must know to read it.
       best: names of columns whose largest number is marked, where there are two or more.
+      lowest: names of columns whose smallest number is marked, likewise.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Table:
     digits: int = 2
     note: str = ""
     best: tuple[str, ...] = ()
+    lowest: tuple[str, ...] = ()
 
     def __post_init__(self):
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
@@ -192,14 +194,14 @@ def save_figure(figure: Any, path: str | pathlib.Path) -> pathlib.Path:
 
 def _texts(table: Table, mark) -> list[list[str]]:
     rows = [[_text(cell, table.digits) for cell in row] for row in table.rows]
-    for name in table.best:
+    for name, pick in [*((n, max) for n in table.best), *((n, min) for n in table.lowest)]:
         i = table.columns.index(name)
         numbers = [_number(row[i]) for row in table.rows]
         known = [n for n in numbers if n is not None]
         if len(known) < 2:
             continue
         # Equal as printed is equal: two rows that read the same must not be told apart.
-        top = round(max(known), table.digits)
+        top = round(pick(known), table.digits)
         for row, number in zip(rows, numbers):
             if number is not None and round(number, table.digits) == top:
                 row[i] = mark(row[i])

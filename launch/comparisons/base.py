@@ -30,6 +30,7 @@ class Comparison(Protocol):
       ABLATION: what `--methods=ablation` stands for.
       DEFAULT: the methods compared unless others are named.
       FIELDS: what each of the task's result lines has.
+      KEY: fields that tell the lines of one run apart; of lines that share them the last counts.
     """
 
     METHODS: dict[str, dict[str, Any]]
@@ -37,6 +38,7 @@ class Comparison(Protocol):
     ABLATION: tuple[str, ...]
     DEFAULT: tuple[str, ...]
     FIELDS: frozenset[str]
+    KEY: tuple[str, ...]
 
     def changes(
         self,
@@ -87,7 +89,13 @@ def _gba() -> Comparison:
     return gba
 
 
-COMPARISONS: dict[str, Callable[[], Comparison]] = {"fdbpl": _fdbpl, "gba": _gba}
+def _gaze() -> Comparison:
+    from launch.comparisons import gaze
+
+    return gaze
+
+
+COMPARISONS: dict[str, Callable[[], Comparison]] = {"fdbpl": _fdbpl, "gba": _gba, "gaze": _gaze}
 
 
 def named(task: Any) -> Comparison:

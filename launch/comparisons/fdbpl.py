@@ -39,6 +39,7 @@ ABLATION: tuple[str, ...] = (
 )
 DEFAULT: tuple[str, ...] = ("zeroshot", "coop", "kdpl_online", "fdbpl")
 FIELDS: frozenset[str] = frozenset({"method", "dataset", "split", "seed", "accuracy"})
+KEY: tuple[str, ...] = ("dataset", "split", "pictures", "seed")
 
 
 def changes(

@@ -46,6 +46,7 @@ ABLATION: tuple[str, ...] = (
 )
 DEFAULT: tuple[str, ...] = tuple(METHODS)
 FIELDS: frozenset[str] = frozenset({"host", "adapters", "dataset", "split", "seed", "miou"})
+KEY: tuple[str, ...] = ("dataset", "split", "pictures", "seed")
 
 
 def changes(

@@ -226,6 +226,25 @@ def test_corruption_hits_whom_it_is_said_to_hit(params, data, who):
     assert bool(single) == (who == "query")
 
 
+def test_a_network_without_references_is_judged_on_corrupted_pictures_too(params, data):
+    settings = dataclasses.replace(
+        SETTINGS, corruptions=("gaussian_noise", "pure_noise"), severities=(2, 5)
+    )
+    rows = np.flatnonzero(data.person == 0)
+    alone = evaluate.judge(MODEL, params, data, rows, settings)
+    pairs = evaluate.judge_pairs(MODEL, params, data, rows, settings)
+    spoilt = [e for e in alone["entries"] if e.corruption]
+    assert [(e.corrupted, e.corruption, e.severity) for e in spoilt] == [
+        ("query", "gaussian_noise", 2.0),
+        ("query", "gaussian_noise", 5.0),
+    ]
+    for entry in spoilt:
+        found = of_persons(pairs, mode="single", severity=entry.severity)
+        assert found["p00"] == pytest.approx(entry.angular_error_deg, rel=1e-5)
+    clean = of_persons(alone["entries"], corruption=None)
+    assert clean["p00"] == pytest.approx(alone["angular_error_deg"])
+
+
 def test_noise_replaces_references_one_by_one(params, data):
     settings = dataclasses.replace(
         SETTINGS, modes=("calib",), corruptions=("pure_noise",), corrupted_k=(1, 5)
@@ -253,7 +272,7 @@ def test_the_fitted_blend_is_the_best_of_those_tried(params, data):
     settings = dataclasses.replace(SETTINGS, modes=("blend",))
 
     def error(b: float):
-        blend = {k: b for k in SETTINGS.k}
+        blend: dict[int, float] = dict.fromkeys(SETTINGS.k, b)
         found = evaluate.judge_pairs(MODEL, params, data, rows, settings, blend=blend)
         return {
             k: statistics.headline(e for e in found if e.k == k)["angular_error_deg"]

@@ -1,0 +1,105 @@
+"""What a finished gaze run makes of single pictures: for maps over directions, and for its best and worst pictures."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gaze_jax.gaze_set import GazeSet
+from launch import gather, runs
+
+_MOST = 2000
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Answers of a run to some of its test pictures, from one picture each.
+
+    Attributes:
+      gaze_set: where the pictures are.
+      rows: of it.
+      answer_rad: (pitch, yaw) of each.
+      error_deg: angular errors.
+    """
+
+    gaze_set: GazeSet
+    rows: Int[np.ndarray, " n"]
+    answer_rad: Float[np.ndarray, "n 2"]
+    error_deg: Float[np.ndarray, " n"]
+
+    @property
+    def gaze_deg(self) -> Float[np.ndarray, "n 2"]:
+        """The true (pitch, yaw)."""
+        return np.degrees(self.gaze_set.gaze[self.rows])
+
+    def picked(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
+        """Some samples as `gaze_figures.sample_grid` takes them."""
+        rows = self.rows[places]
+        return [
+            {
+                "image": image,
+                "gaze": np.degrees(self.gaze_set.gaze[row]),
+                "answer": np.degrees(self.answer_rad[place]),
+                "error": float(self.error_deg[place]),
+                "text": self.gaze_set.persons[self.gaze_set.person[row]],
+            }
+            for image, row, place in zip(self.gaze_set.images.take(rows), rows, places)
+        ]
+
+
+def of_run(run: gather.Run) -> Samples | None:
+    """The answers of a run to its test pictures, evenly spaced where there are many; all folds that it trained.
+
+    Returns:
+      None for a network that answers nothing without a reference, and where nothing was held out.
+    """
+    from core_jax.train import Params
+    from core_jax.train.stack import unstack
+    from gaze_jax import config, evaluate, statistics, task
+
+    restored = runs.restore(run.folder)
+    opened = task.opened_folds(config.read(_settings(restored.config.to_dict())))
+    first, parts = opened[0], []
+    if first.model.predict is None or not len(first.split.test):
+        return None
+    for number, one in enumerate(opened):
+        params = restored.params
+        if len(opened) > 1:
+            params = Params(
+                trainable=unstack(params.trainable, number),
+                frozen=params.frozen,
+                stats=unstack(params.stats, number),
+            )
+        rows = _spaced(one.split.test, _MOST // len(opened))
+        size = one.config.test.batch_size
+        parts.append((rows, evaluate.predict_rows(one.model, params, one.gaze_set, rows, size)))
+    rows, answer = (np.concatenate(part) for part in zip(*parts))
+    errors = statistics.errors(answer, first.gaze_set.gaze[rows])
+    return Samples(first.gaze_set, rows, answer, errors.angular_deg)
+
+
+def extremes(samples: Samples) -> Mapping[str, list[dict[str, Any]]]:
+    """The samples of the smallest and of the largest errors, and some of the middle."""
+    order = np.argsort(samples.error_deg, kind="stable")
+    middle = len(order) // 2
+    count = min(_SHOWN, max(1, len(order) // 3))
+    half = count // 2
+    return {
+        "best": samples.picked(order[:count]),
+        "median": samples.picked(order[middle - half : middle - half + count]),
+        "worst": samples.picked(order[::-1][:count]),
+    }
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what belongs to the loop."""
+    return {name: value for name, value in values.items() if name not in ("task", "fit")}
+
+
+def _spaced(rows: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, max(1, most)).round().astype(int)]
