@@ -54,7 +54,7 @@ DOMAINS = {
 }
 # What a patch of each kind is seen with; frames are labelled as their face patch is.
 CAMERA = {"eyes": "mpiigaze_eye", "faces": "eth_face", "frames": "eth_face"}
-_BATCH = {"eyes": 32, "faces": 2, "frames": 1}
+_BATCH = {"eyes": 32, "faces": 1, "frames": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,10 @@ def _shader(kind: str, domain: str) -> Callable[[Scene], jax.Array]:
         )
     else:
         one = lambda s: picture.frame(s, *scene.FRAME, half=found.half)
-    return jax.jit(jax.vmap(one))
+    if _BATCH[kind] > 1:
+        return jax.jit(jax.vmap(one))
+    # A batch of one goes without vmap, under which the windows of the eyes would be gathered pixel by pixel.
+    return jax.jit(lambda batch: one(jax.tree.map(lambda rows: rows[0], batch))[None])
 
 
 def shade(kind: str, domain: str, what: Scene) -> UInt8[np.ndarray, "N H W c"]:

@@ -16,6 +16,8 @@ from gaze_jax.render.rays import Vector, dot, edge, split, subtract, times, unit
 
 Scalar = Float[Array, ""]
 _PUPIL_TONE = 0.03
+# How far the skin of a head may lie from the plane of the lids.
+_DEPTH_MM = 9.0
 
 
 class Eye(NamedTuple):
@@ -50,7 +52,7 @@ def shade(
     person: Person,
     rays: Vector,
     skin: Float[Array, "C 4 H W"],
-    hidden: Array | float = 0.0,
+    surface: Float[Array, "4 H W"] | None = None,
 ) -> Float[Array, "C 4 H W"]:
     """What rays see: the eye where the lids are open, else the skin with the marks that lids and lashes leave on it.
 
@@ -59,9 +61,13 @@ def shade(
       person: its person, scalars.
       rays: unit directions, planes (4, H, W).
       skin: colours behind, linear, 1 = white.
-      hidden: 1 where something stands in front of the eye, planes (4, H, W).
+      surface: distance to the head in mm; where it is well before the plane of the lids, a nose hides them, and where a
+        ray passes the head by there is no eye either. None: nothing is in the way.
     """
-    u, v = _plane(eye, rays)
+    u, v, plane = _plane(eye, rays)
+    hidden = jnp.zeros_like(u)
+    if surface is not None:
+        hidden = edge(jnp.abs(plane - surface) - _DEPTH_MM, 1.0)
     q = jnp.clip(1.0 - (2.0 * u / person.width) ** 2, 0.0, 1.0)
     log_q = jnp.log(jnp.maximum(q, 1e-6))
     lower_height = person.lower - 0.02 * eye.pitch_deg
@@ -96,8 +102,8 @@ def shade(
     return jnp.stack(channels)
 
 
-def _plane(eye: Eye, rays: Vector) -> tuple[Array, Array]:
-    """(u, v) in mm where rays meet the plane of the eye corners; far outside where they pass it by."""
+def _plane(eye: Eye, rays: Vector) -> tuple[Array, Array, Array]:
+    """(u, v, distance) in mm where rays meet the plane of the eye corners; far outside where they pass it by."""
     cosine, sine = math.cos(WRAP_RAD), math.sin(WRAP_RAD)
     start = subtract(split(eye.camera), split(eye.middle))
     # The plane's normal points into the head: rays that see its front run along it.
@@ -105,7 +111,7 @@ def _plane(eye: Eye, rays: Vector) -> tuple[Array, Array]:
     distance = -(cosine * start[2] - sine * start[0]) / jnp.maximum(along, 0.02)
     x, y, z = (s + distance * r for s, r in zip(start, rays, strict=True))
     u = jnp.where(along > 0.02, cosine * x + sine * z, 1e3)
-    return u, y
+    return u, y, distance
 
 
 def _ball(eye: Eye, person: Person, rays: Vector) -> list[Array]:

@@ -9,12 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from gaze_jax.gaze_set import RIGHT
+from gaze_jax.gaze_set import LEFT, RIGHT
 from gaze_jax.geometry import pitchyaw_to_vector, product, rotate, vector_to_pitchyaw
-from gaze_jax.render import colours, eye, rays
+from gaze_jax.render import colours, eye, head, rays
 from gaze_jax.render.scene import Scene
 
 _BLUR_TAPS = 5
+# What one eye with its lids needs: 1.6 px/mm in patches, up to 2.5 in frames, where heads are also rolled.
+_FACE_WINDOW, _FRAME_WINDOW = (48, 72), (80, 112)
+# Rows that are shaded at a time.
+_STRIP = 4
+# Side of a plain crop at the distance of the face.
+_CROP_MM = 230.0
 
 
 def patch_camera(scene: Scene, virtual: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
@@ -97,6 +103,148 @@ def eye_patch(
     skin = jnp.broadcast_to(tone * fade[None, None], (1, rays.SUBPIXELS, height, width))
     picture = jnp.mean(eye.shade(place_eye(scene, scene.side, 1), person, seen, skin), axis=1)
     picture = jnp.where(scene.side == RIGHT, picture[:, :, ::-1], picture)
+    return sensor(picture, scene, half=half)
+
+
+def plain_camera(scene: Scene, width: int) -> Float[Array, "3 3"]:
+    """Pixels of a plain square crop around the head to rays, as a box of a detector would be cut out of a frame.
+
+    Args:
+      scene: one scene.
+      width: pixels of the crop.
+    """
+    x, y, z = scene.reference
+    step, zero = _CROP_MM / width / z, jnp.zeros_like(z)
+    return jnp.stack(
+        [
+            jnp.stack([step, zero, x / z - 0.5 * width * step]),
+            jnp.stack([zero, step, y / z - 0.5 * width * step]),
+            jnp.stack([zero, zero, jnp.ones_like(z)]),
+        ]
+    )
+
+
+def frame_camera(scene: Scene) -> Float[Array, "3 3"]:
+    """Pixels of the raw frame to rays: K^-1."""
+    return _inverse(scene.intrinsics)
+
+
+def _inverse(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    a, b, c = matrix.T
+    rows = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)])
+    return rows / jnp.sum(a * rows[0])
+
+
+def whole(
+    scene: Scene, camera: Float[Array, "3 3"], height: int, width: int, window: tuple[int, int]
+) -> Float[Array, "3 H W"]:
+    """Head, eyes and background as a camera sees them, linear colours before the sensor.
+
+    Args:
+      scene: one scene.
+      camera: pixels to rays in the camera frame.
+      height: rows.
+      width: columns.
+      window: (rows, columns) that hold one eye with its lids: only they are shaded as an eye.
+    """
+    person, to_head = scene.person, scene.rotation.T
+    face = head.make(
+        person,
+        camera=-rotate(to_head, scene.translation),
+        light=rotate(to_head, scene.light),
+        strength=scene.strength,
+        ambient=scene.ambient,
+        specular=scene.specular,
+        cloth=scene.cloth,
+        glasses=scene.glasses,
+        fringe=scene.fringe,
+    )
+    in_head = product(to_head, camera)
+
+    def bare(top: Array) -> tuple[Array, Array]:
+        outside = rays.directions(camera, _STRIP, width, (0, top))
+        bright = 1.0 + scene.slope[0] * outside[0] + scene.slope[1] * outside[1]
+        background = jnp.maximum(scene.background[:, None, None, None] * bright[None], 0.02)
+        seen = rays.directions(in_head, _STRIP, width, (0, top))
+        return head.shade(face, person, seen, background)
+
+    def finished(top: Array) -> Array:
+        part = jax.lax.dynamic_slice_in_dim(colour, top, _STRIP, axis=2)
+        seen = rays.directions(in_head, _STRIP, width, (0, top))
+        return jnp.mean(head.wear_glasses(face, person, seen, part), axis=1)
+
+    # Strip by strip everything stays in the cache of a core.
+    tops = jnp.arange(0, height, _STRIP)
+    colour, surface = jax.lax.map(bare, tops)
+    colour = jnp.moveaxis(colour, 0, 2).reshape(3, rays.SUBPIXELS, height, width)
+    surface = jnp.moveaxis(surface, 0, 1).reshape(rays.SUBPIXELS, height, width)
+    for side in (LEFT, RIGHT):
+        colour = _with_eye(scene, side, camera, colour, surface, window)
+    return jnp.moveaxis(jax.lax.map(finished, tops), 0, 1).reshape(3, height, width)
+
+
+def _with_eye(
+    scene: Scene,
+    side: int,
+    camera: Float[Array, "3 3"],
+    colour: Float[Array, "3 4 H W"],
+    surface: Float[Array, "4 H W"],
+    window: tuple[int, int],
+) -> Float[Array, "3 4 H W"]:
+    """The picture with one eye shaded in the window around it."""
+    sign = jnp.asarray(-1.0 if side == RIGHT else 1.0)
+    middle = jnp.stack([0.5 * sign * scene.person.eye_distance, jnp.zeros(()), jnp.zeros(())])
+    pixel = rotate(_inverse(camera), rotate(scene.rotation, middle) + scene.translation)
+    rows, columns = window
+    height, width = surface.shape[1:]
+    # As a slice beyond the edge would be moved back inside, the corner is.
+    left = jnp.clip(
+        jnp.round(pixel[0] / pixel[2]).astype(jnp.int32) - columns // 2, 0, width - columns
+    )
+    top = jnp.clip(jnp.round(pixel[1] / pixel[2]).astype(jnp.int32) - rows // 2, 0, height - rows)
+    skin = jax.lax.dynamic_slice(colour, (0, 0, top, left), (3, rays.SUBPIXELS, rows, columns))
+    near = jax.lax.dynamic_slice(surface, (0, top, left), (rays.SUBPIXELS, rows, columns))
+    which = jnp.asarray(side)
+    seen = rays.directions(_left_form(scene, which, camera), rows, columns, (left, top))
+    shaded = eye.shade(place_eye(scene, which, 3), scene.person, seen, skin, near)
+    return jax.lax.dynamic_update_slice(colour, shaded, (0, 0, top, left))
+
+
+def face_patch(
+    scene: Scene,
+    virtual: Float[Array, "3 3"],
+    height: int,
+    width: int,
+    *,
+    half: bool = False,
+    plain: bool = False,
+) -> UInt8[Array, "height width 3"]:
+    """A patch of a whole face.
+
+    Args:
+      scene: one scene.
+      virtual: K_n of the patch.
+      height: rows.
+      width: columns.
+      half: whether it is seen at half resolution and enlarged.
+      plain: whether it is a plain crop of the frame, not normalised.
+    """
+    camera = plain_camera(scene, width) if plain else patch_camera(scene, virtual)
+    return sensor(whole(scene, camera, height, width, _FACE_WINDOW), scene, half=half)
+
+
+def frame(
+    scene: Scene, height: int, width: int, *, half: bool = False
+) -> UInt8[Array, "height width 3"]:
+    """The raw frame of a camera.
+
+    Args:
+      scene: one scene.
+      height: rows.
+      width: columns.
+      half: whether it is seen at half resolution and enlarged.
+    """
+    picture = whole(scene, frame_camera(scene), height, width, _FRAME_WINDOW)
     return sensor(picture, scene, half=half)
 
 

@@ -65,7 +65,9 @@ class Scene(NamedTuple):
       intrinsics: of the raw frame.
       light: unit direction to it. strength, ambient. gradient: of the skin's brightness (x, y) over 30 mm.
       pupil: radius. opening: of the upper lids, 0 or less closed. specular: of the glints.
-      gain, noise: of the sensor. blur_px. glasses, fringe: 1 where worn. noise_seed: names the sensor's noise.
+      gain, noise: of the sensor. blur_px. glasses, fringe: 1 where worn.
+      background: its colour, RGB. slope: how its brightness changes to the right and downwards. cloth: colour.
+      noise_seed: names the sensor's noise.
       jpeg: quality 40-95, or 0 for a picture that is not compressed.
     """
 
@@ -94,6 +96,9 @@ class Scene(NamedTuple):
     blur_px: Column
     glasses: Column
     fringe: Column
+    background: Float32[np.ndarray, "N 3"]
+    slope: Float32[np.ndarray, "N 2"]
+    cloth: Float32[np.ndarray, "N 3"]
     noise_seed: np.ndarray
     jpeg: Int64[np.ndarray, " N"]
 
@@ -238,6 +243,9 @@ def sample(
         "blur_px": np.where(blurred, uniform("blur", 0.6, 1.6), 0.0),
         "glasses": worn * chance("glasses", 0.25),
         "fringe": worn * chance("fringe", 0.1),
+        "background": _colour(draws, "background", 0.1, 0.9),
+        "slope": np.stack([normal("slope_x", 0, 0.5), normal("slope_y", 0, 0.5)], axis=1),
+        "cloth": _colour(draws, "cloth", 0.05, 0.8),
     }
     compressed = (kind == "frames") & chance("compressed", 0.3)
     return Scene(
@@ -247,6 +255,12 @@ def sample(
         jpeg=np.where(compressed, draws.integer("quality", 40, 95), 0).astype(np.int64),
         **{name: np.asarray(value, np.float32) for name, value in values.items()},
     )
+
+
+def _colour(draws: Draws, name: str, low: float, high: float) -> np.ndarray:
+    """Muted colours: one tone, each channel a little off."""
+    tone = draws.uniform(f"{name}_tone", low, high)
+    return np.stack([tone * draws.uniform(f"{name}_{c}", 0.8, 1.2) for c in "rgb"], axis=1)
 
 
 def _pitchyaw(vector: Float[np.ndarray, "N 3"]) -> np.ndarray:
@@ -279,5 +293,6 @@ def mirror(scene: Scene) -> Scene:
         gaze=scene.gaze * turned,
         head=scene.head * turned,
         light=scene.light * sign,
+        slope=scene.slope * np.asarray([-1.0, 1.0], np.float32),
         gradient=scene.gradient * np.asarray([-1.0, 1.0], np.float32),
     )
