@@ -186,18 +186,21 @@ def head_pitchyaw_to_rotation(
     return product(product(ry, rx), rz)
 
 
+@jax.jit
 def mirror_vector(vector: Float[ArrayLike, "*lead 3"]) -> Float[Array, "*lead 3"]:
     """M g with M = diag(-1, 1, 1): what a picture with reversed columns shows."""
     vector = _float32(vector)
     return jnp.concatenate([-vector[..., :1], vector[..., 1:]], axis=-1)
 
 
+@jax.jit
 def mirror_pitchyaw(pitchyaw: Float[ArrayLike, "*lead 2"]) -> Float[Array, "*lead 2"]:
     """(pitch, -yaw)."""
     pitchyaw = _float32(pitchyaw)
     return jnp.concatenate([pitchyaw[..., :1], -pitchyaw[..., 1:]], axis=-1)
 
 
+@jax.jit
 def mirror_rotation(rotation: Float[ArrayLike, "*lead 3 3"]) -> Float[Array, "*lead 3 3"]:
     """M R M with M = diag(-1, 1, 1): the head that a picture with reversed columns shows."""
     rotation = _float32(rotation)

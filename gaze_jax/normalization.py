@@ -12,6 +12,7 @@ Camera space has x right, y down, z forward, millimetres; pixel centres are at i
 """
 
 import dataclasses
+import functools
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -114,6 +115,7 @@ def _inverse_intrinsics(matrix: Array) -> Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
+@functools.partial(jax.jit, static_argnames="virtual")
 def plan(
     camera_matrix: Float[ArrayLike, "*lead 3 3"],
     head_rotation: Float[ArrayLike, "*lead 3 3"],
@@ -161,7 +163,7 @@ def _sources(matrix: Array, planned: Normalization, virtual: VirtualCamera) -> t
     return jnp.where(front, y / w, -10.0), jnp.where(front, x / w, -10.0)
 
 
-@jax.jit(static_argnames="virtual")
+@functools.partial(jax.jit, static_argnames="virtual")
 def normalize(
     image: Num[ArrayLike, "H W c"],
     camera_matrix: Float[ArrayLike, "3 3"],

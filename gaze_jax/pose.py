@@ -21,6 +21,8 @@ _LEAST_POINTS = 4
 _WORST_SHARE = 0.05
 # Second singular value against the first, below which points lie on a line, and third, below which they lie in a plane.
 _LINE, _FLAT = 0.02, 0.1
+# R[1, 1] of a head that is rolled by more than 120 degrees.
+_UPSIDE_DOWN = -0.5
 _EYE_DISTANCE_MM = (
     face_model.POINTS["left_eye_centre"][0] - face_model.POINTS["right_eye_centre"][0]
 )
@@ -34,8 +36,9 @@ class Pose:
       rotation: R, head frame to camera frame; the identity where nothing was found.
       translation_mm: t, the head frame's origin in camera space; NaN where nothing was found.
       residual_px: root mean square distance between the points and the model's, in the undistorted picture.
-      ok: whether the residual is below 5 % of the eye distance, the points do not lie on a line and all are in front of
-        the camera. Where it is false the other fields hold the best guess.
+      ok: whether the residual is below 5 % of the eye distance, the points do not lie on a line, all are in front of the
+        camera and the head is not upside down: points from behind the camera look like an upside-down head before it,
+        nearly so even in their residual. Where it is false the other fields hold the best guess.
     """
 
     rotation: Float[np.ndarray, "3 3"]
@@ -86,12 +89,12 @@ def solve(
     rotation, shift, cost = min(found, key=lambda pose: pose[2])
     residual = float(np.sqrt(cost / len(points)))
     eye_px = _EYE_DISTANCE_MM * lens.matrix[0, 0] / shift[2]
-    lines = _on_a_line(points) or _on_a_line(shape)
+    impossible = _on_a_line(points) or _on_a_line(shape) or bool(rotation[1, 1] < _UPSIDE_DOWN)
     return Pose(
         rotation=rotation,
         translation_mm=shift - rotation @ middle,
         residual_px=residual,
-        ok=bool(residual < _WORST_SHARE * eye_px and not lines),
+        ok=bool(residual < _WORST_SHARE * eye_px and not impossible),
     )
 
 
@@ -227,7 +230,7 @@ def _refine(
         if next_cost > cost:
             damping *= 10
             continue
-        done = cost - next_cost <= 1e-14 * cost + 1e-20
+        done = cost - next_cost <= 1e-10 * cost + 1e-20
         rotation, shift, turned = next_rotation, next_shift, next_turned
         errors, cost, damping = next_errors, next_cost, damping * 0.1
         if done:

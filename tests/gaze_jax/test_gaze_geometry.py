@@ -105,24 +105,35 @@ def test_other_shapes_are_refused():
         geo.angular_error_deg(np.zeros((4, 3)), np.zeros((4, 2)))
 
 
-def test_gradients_are_finite_everywhere(rng):
-    axes = np.concatenate([np.eye(3), -np.eye(3), _units(rng, 5), np.zeros((1, 3))])
-    pairs = np.stack(np.meshgrid(np.arange(12), np.arange(12)), -1).reshape(-1, 2)
-    a, b = (jnp.asarray(axes[pairs[:, i]], jnp.float32) for i in range(2))
-    grad_sum = lambda function: jax.jit(jax.grad(lambda *x: jnp.sum(function(*x))))
-    of_vectors = grad_sum(geo.angular_error_deg)
-    assert np.isfinite(of_vectors(a, b)).all()
-    np.testing.assert_array_equal(of_vectors(a, a), 0)
+def _gradient(function):
+    """Of the sum over samples: one program for all points that are asked about."""
+    return jax.jit(jax.grad(lambda *x: jnp.sum(function(*x)), argnums=0))
+
+
+AXES = np.concatenate([np.eye(3), -np.eye(3), np.zeros((1, 3)), [[0.6, 0.0, -0.8], [0, 0.6, 0.8]]])
+
+
+def test_gradients_of_the_error_are_finite_everywhere():
+    a, b = np.stack(np.meshgrid(np.arange(9), np.arange(9)), -1).reshape(-1, 2).T
+    of_vectors, of_angles = _gradient(geo.angular_error_deg), _gradient(geo.angular_error_deg)
+    axes = jnp.asarray(AXES, jnp.float32)
+    assert np.isfinite(of_vectors(axes[a], axes[b])).all()
+    np.testing.assert_array_equal(of_vectors(axes[a], axes[a]), 0)
     grid = jnp.asarray(GRID.reshape(-1, 2), jnp.float32)
-    np.testing.assert_array_equal(of_vectors(grid, grid), 0)
-    assert np.isfinite(of_vectors(grid, grid[::-1])).all()
-    near = axes + 1e-9 * rng.normal(size=axes.shape)
-    for where in (axes, near, axes * 1e-12, axes * 1e12):
-        assert np.isfinite(grad_sum(geo.vector_to_pitchyaw)(jnp.asarray(where, jnp.float32))).all()
-    turns = jnp.asarray(np.concatenate([axes * s for s in (0, 1e-20, 1e-7, 1, np.pi)]), jnp.float32)
-    assert np.isfinite(grad_sum(geo.rotation_vector_to_matrix)(turns)).all()
-    matrices = geo.rotation_vector_to_matrix(turns)
-    assert np.isfinite(grad_sum(geo.matrix_to_rotation_vector)(matrices)).all()
+    np.testing.assert_array_equal(of_angles(grid, grid), 0)
+    assert np.isfinite(of_angles(grid, grid[::-1])).all()
+
+
+def test_gradients_of_angles_and_rotations_are_finite_everywhere(rng):
+    scales = (1.0, 1e-12, 1e12)
+    near = [AXES + 1e-9 * rng.normal(size=AXES.shape)]
+    where = jnp.asarray(np.concatenate([AXES * s for s in scales] + near), jnp.float32)
+    assert np.isfinite(_gradient(geo.vector_to_pitchyaw)(where)).all()
+    angles = (0, 1e-20, 1e-7, 1, np.pi)
+    turns = jnp.asarray(np.concatenate([AXES * angle for angle in angles]), jnp.float32)
+    assert np.isfinite(_gradient(geo.rotation_vector_to_matrix)(turns)).all()
+    matrices = jnp.asarray(Rotation.from_rotvec(turns).as_matrix(), jnp.float32)
+    assert np.isfinite(_gradient(geo.matrix_to_rotation_vector)(matrices)).all()
 
 
 def test_the_gradient_of_the_error_is_the_direction_to_turn():
