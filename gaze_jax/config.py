@@ -18,6 +18,7 @@ from gaze_jax.cfe import CFEConfig
 from gaze_jax.dfenet import DFENetConfig
 from gaze_jax.drnet import DRNetConfig
 from gaze_jax.evaluate import JudgeConfig
+from gaze_jax.face_baselines import FaceConfig
 from gaze_jax.readers import NAMES
 from gaze_jax.recipe import Recipe
 
@@ -71,7 +72,7 @@ class Config:
     Attributes:
       model: one of `networks.NAMES`.
       preset: "recommended", or "faithful": as close to the publication as is known.
-      drnet, dfenet, cfe: the networks' own settings.
+      drnet, dfenet, cfe, face: the networks' own settings; `cfe` is also the extractor of dfenet.
       pairwise: weight of the pairwise loss that any network may take in addition; 0 leaves it out.
       recipe: optimizer, schedule, epochs, batch size.
       steps: updates, in place of `recipe.epochs`; 0 follows the epochs.
@@ -87,6 +88,7 @@ class Config:
     drnet: DRNetConfig = dataclasses.field(default_factory=DRNetConfig)
     dfenet: DFENetConfig = dataclasses.field(default_factory=DFENetConfig)
     cfe: CFEConfig = dataclasses.field(default_factory=CFEConfig)
+    face: FaceConfig = dataclasses.field(default_factory=FaceConfig)
     pairwise: float = 0.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     steps: int = 0
@@ -167,6 +169,3 @@ def _impossible(config: Config) -> Iterator[str]:
             f"config.pairwise={config.pairwise} with config.model={config.model}: this network has a loss of differences already; "
             "set config.pairwise=0"
         )
-    if data.protocol == "all" and not data.cross and not data.validation:
-        # Nothing is judged then, which is what a model to deploy is trained like.
-        return

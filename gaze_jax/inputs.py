@@ -13,6 +13,7 @@ from gaze_jax import data, networks, readers, recipe, splits, trained
 from gaze_jax.config import Config, DataConfig
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.model import Model
+from gaze_jax.readers import registry
 
 Rows = Int[np.ndarray, " n"]
 
@@ -48,6 +49,7 @@ class Inputs:
             "data": self.gaze_set.digest,
             "rows": files.digest(self.train.tolist()),
             "split": self.split.name,
+            **networks.pins(self.config),
             trained.SIZE: "x".join(map(str, self.gaze_set.size)),
             trained.CAMERA: self.gaze_set.camera,
         }
@@ -62,7 +64,7 @@ def open_set(settings: DataConfig, entry: str = "") -> GazeSet:
     name, _, root = entry.partition(":")
     name, root = name or settings.dataset, root or settings.root
     options: dict[str, Any] = {}
-    if name in readers.RENDERED:
+    if name in registry.RENDERED:
         options = {
             "persons": settings.persons,
             "per_person": settings.per_person,
@@ -96,7 +98,7 @@ def open_inputs(config: Config) -> Inputs:
         held_out=settings.held_out,
     )
     train, validation = _keep_back(gaze_set, split.train, settings.validation)
-    model = networks.build(config, gaze_set.size)
+    model = networks.build(config, gaze_set.size, gaze_set.gaze[train])
     _check(config, gaze_set, model, train)
     per_epoch = max(1, len(train) // config.recipe.batch_size)
     return Inputs(

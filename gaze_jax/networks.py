@@ -3,6 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+
 from core_jax.train.settings import compute_dtype
 from gaze_jax import cfe, dfenet, drnet, eye_baselines, face_baselines, losses
 from gaze_jax.model import Model
@@ -32,6 +35,7 @@ def defaults(name: Any, preset: Any) -> dict[str, Any]:
     return {
         "drnet": dict(drnet.PRESETS[preset]),
         "dfenet": dict(dfenet.PRESETS[preset]),
+        "cfe": dict(dfenet.CFE_PRESETS[preset]),
         "recipe": dataclasses.asdict(recipe(name)),
         "data": {"self_pair": _SELF_PAIR[preset]},
     }
@@ -42,12 +46,15 @@ def compares(config: "Config") -> bool:
     return config.model == DRNET and config.drnet.use != "absolute"
 
 
-def build(config: "Config", size: tuple[int, int, int]) -> Model:
+def build(
+    config: "Config", size: tuple[int, int, int], gaze: Float[np.ndarray, "N 2"] | None = None
+) -> Model:
     """The network of a configuration.
 
     Args:
       config: which, and how.
       size: (H, W, c) of the pictures.
+      gaze: (pitch, yaw) of the training samples in radians; prediction needs none.
 
     Raises:
       ConfigError: weights that cannot be used.
@@ -56,11 +63,16 @@ def build(config: "Config", size: tuple[int, int, int]) -> Model:
     if config.model == DRNET:
         model = drnet.make(config.drnet, size, dtype=dtype)
     elif config.model == DFENET:
-        model = dfenet.make(config.dfenet, config.cfe, dtype=dtype)
+        model = dfenet.make(config.dfenet, config.cfe, gaze=gaze, dtype=dtype)
     elif config.model == cfe.NAME:
         model = cfe.make(config.cfe, dtype=dtype)
     elif config.model in eye_baselines.NAMES:
         model = eye_baselines.make(config.model, size, dtype=dtype)
     else:
-        model = face_baselines.make(config.model, size, dtype=dtype)
+        model = face_baselines.make(config.model, config.face, dtype=dtype)
     return losses.with_pairwise(model, config.pairwise)
+
+
+def pins(config: "Config") -> dict[str, str]:
+    """Digests of the models that a network is built on."""
+    return dfenet.pins(config.dfenet) if config.model == DFENET else {}
