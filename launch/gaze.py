@@ -109,7 +109,7 @@ def landmarker(values: Any) -> Any:
     from gaze_jax import faces, landmark_files
 
     names = ("landmarks", "boxes", "landmarker")
-    given = [name for name in names if values[name].value]
+    given = [name for name in names if getattr(values, name)]
     if len(given) != 1:
         raise config.ConfigError(
             "where are the faces? Expected one of --landmarks=FILE and --boxes=FILE (CSV or JSON) and "
@@ -162,6 +162,9 @@ def predict(
         "model_digest": estimator.digest,
         "input": list(inputs),
         "virtual_camera": estimator.camera.name,
+        "intrinsics": estimator.intrinsics and estimator.intrinsics.matrix.tolist(),
+        "person": estimator.personal and estimator.personal.person,
+        "max_faces": estimator.max_faces,
     }
     lines = gaze_output.Lines(out, facts, resume=resume)
     window = gaze_output.Window() if show else None
