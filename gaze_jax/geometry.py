@@ -129,10 +129,12 @@ def angular_error_deg(
 
 
 def _between_vectors(a: Float[Array, "*lead 3"], b: Float[Array, "*lead 3"]) -> Array:
+    # Compilers contract products and sums in ways of their own: only the comparison is 0 for certain.
+    same = jnp.all(a == b, axis=-1)
     a, b = unit(a), unit(b)
-    # a x (b - a) = a x b, but exactly 0 where a = b, fused multiply-adds or not.
+    # a x (b - a) = a x b, without the cancellation at small angles.
     cross = jnp.cross(a, b - a)
-    sine = _sqrt(jnp.sum(cross * cross, axis=-1))
+    sine = _sqrt(jnp.where(same, 0.0, jnp.sum(cross * cross, axis=-1)))
     cosine = jnp.sum(a * b, axis=-1)
     # Both are 0 only for a zero vector, where the gradient of atan2 would be 0 / 0.
     nothing = (sine == 0.0) & (cosine == 0.0)

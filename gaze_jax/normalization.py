@@ -115,7 +115,6 @@ def _inverse_intrinsics(matrix: Array) -> Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-@functools.partial(jax.jit, static_argnames="virtual")
 def plan(
     camera_matrix: Float[ArrayLike, "*lead 3 3"],
     head_rotation: Float[ArrayLike, "*lead 3 3"],
@@ -130,15 +129,21 @@ def plan(
       reference_mm: a in camera space, not zero.
       virtual: the virtual camera.
     """
-    matrix, head = _float32(camera_matrix), _float32(head_rotation)
-    reference = _float32(reference_mm)
+    return _plan(
+        camera_matrix, head_rotation, reference_mm, virtual.matrix, np.float32(virtual.distance_mm)
+    )
+
+
+@jax.jit
+def _plan(matrix: Any, head: Any, reference: Any, virtual: Any, distance_mm: Any) -> Normalization:
+    """`plan` with the virtual camera as arrays: one program serves all of them."""
+    matrix, head, reference = _float32(matrix), _float32(head), _float32(reference)
     rotation = _rotation(head, reference)
-    distance = jnp.sqrt(jnp.sum(reference * reference, axis=-1))
-    scale = virtual.distance_mm / distance
+    scale = distance_mm / jnp.sqrt(jnp.sum(reference * reference, axis=-1))
     scaled = jnp.stack(
         [rotation[..., 0, :], rotation[..., 1, :], scale[..., None] * rotation[..., 2, :]], axis=-2
     )
-    centre = jnp.broadcast_to(jnp.asarray(virtual.matrix), scaled.shape)
+    centre = jnp.broadcast_to(virtual, scaled.shape)
     warp = geometry.product(geometry.product(centre, scaled), _inverse_intrinsics(matrix))
     return Normalization(rotation, scale, warp)
 

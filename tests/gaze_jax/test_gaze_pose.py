@@ -36,7 +36,7 @@ def _apart_deg(a, b):
 
 @pytest.mark.parametrize("names", SETS)
 def test_exact_points_give_the_exact_pose(names):
-    for model, rotation, shift, points in _scene(np.random.default_rng(0), SETS[names], 40, 0.0):
+    for model, rotation, shift, points in _scene(np.random.default_rng(0), SETS[names], 25, 0.0):
         found = pose.solve(points, model, K)
         assert found.ok
         assert _apart_deg(found.rotation, rotation) < 1e-3
@@ -75,9 +75,9 @@ def test_a_flat_model_is_tilted_the_right_way():
     """Eye and mouth corners lie in one plane: both tilts are tried, and perspective decides."""
     names = ["right_eye_outer", "left_eye_outer", "mouth_right", "mouth_left"]
     right = 0
-    for model, rotation, _, points in _scene(np.random.default_rng(3), names, 60, 0.0):
+    for model, rotation, _, points in _scene(np.random.default_rng(3), names, 30, 0.0):
         right += _apart_deg(pose.solve(points, model, K).rotation, rotation) < 0.1
-    assert right >= 57
+    assert right >= 28
 
 
 def test_names_choose_the_points_and_a_lens_is_undone():
