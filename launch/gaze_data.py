@@ -93,12 +93,7 @@ def render(datasets: list[str] | None, root: str | None, seed: int) -> int:
 
 
 def _rendered(seed: int) -> dict[str, Any]:
-    return {
-        "persons": _PERSONS.value,
-        "per_person": _PER_PERSON.value,
-        "seed": seed,
-        "progress": True,
-    }
+    return {"persons": _PERSONS.value, "per_person": _PER_PERSON.value, "seed": seed}
 
 
 def read_options(texts: list[str]) -> dict[str, Any]:

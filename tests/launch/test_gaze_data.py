@@ -55,7 +55,7 @@ def test_render_needs_a_name_and_a_place(tmp_path):
 def test_rendered_eyes_in_a_format_of_the_field(tmp_path, capsys, monkeypatch):
     from gaze_jax.render import store
 
-    def quick(name, root, *, persons, per_person, seed, progress):
+    def quick(name, root, *, persons, per_person, seed):
         assert (name, persons, per_person, seed) == ("eyes_A", 2, 6, 5)
         return seeing_set("eye", persons=persons, per_person=per_person)
 
@@ -73,3 +73,6 @@ def test_rendered_eyes_in_a_format_of_the_field(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(
         found.gaze, seeing_set("eye", persons=2, per_person=6).gaze, atol=1e-6
     )
+    checked = values | {"root": str(tmp_path), "dataset": ["gaze/eyes_A"]}
+    assert run("check", **checked) == 0
+    assert "no person has 20" in capsys.readouterr().out
