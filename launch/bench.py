@@ -3,6 +3,7 @@
 python -m launch.bench text_tower [--classes=10,100,1000] [--json=FILE]
 python -m launch.bench fdbpl [--sizes=100,1000,embedded] [--json=FILE]
 python -m launch.bench gba [--hosts=embedded,convnext_b] [--json=FILE]
+python -m launch.bench gaze [--gaze=drnet,cfe,references,folds] [--json=FILE]
 python -m launch.bench world [--json=FILE]
 
 The ratio is other / ours: above 1, ours is faster. Run on an otherwise idle machine.
@@ -17,10 +18,11 @@ from absl import flags
 
 from core_jax.data import files
 from launch import config as config_lib
-from launch.benchmarks import fdbpl, gba, text_tower, world
+from launch.benchmarks import fdbpl, gaze, gba, text_tower, world
 
 BENCHMARKS = {
     "fdbpl": fdbpl.run,
+    "gaze": gaze.run,
     "gba": gba.run,
     "text_tower": text_tower.run,
     "world": world.run,
