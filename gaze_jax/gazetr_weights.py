@@ -102,7 +102,7 @@ def start(params: Params, config: CFEConfig) -> Params:
             f"{config.weights}: an ImageNet trunk is given RGB with ImageNet's mean and sd, but the input is "
             f"{config.input!r}: set it to 'imagenet'"
         )
-    trunk = resnet_weights.read_torchvision(_found(pathlib.Path(config.weights)), config.trunk)
+    trunk = resnet_weights.read_torchvision(config.weights, config.trunk)
     return Params(
         trainable={**params.trainable, "trunk": trunk["params"]},
         stats={**params.stats, "trunk": trunk["stats"]},

@@ -1,6 +1,6 @@
 """CLIP in Flax: towers, weights, tokenizer, preprocessing, zero-shot classification (arXiv 2103.00020)."""
 
-from core_jax.clip import openclip, zeroshot
+from core_jax.clip import openclip, resnet_model, resnet_weights, zeroshot
 from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
 from core_jax.clip.dense import dense_maps, encode_dense, project_dense
 from core_jax.clip.io import Clip, load, save
@@ -49,6 +49,8 @@ __all__ = [
     "preprocess",
     "project_dense",
     "resize",
+    "resnet_model",
+    "resnet_weights",
     "resolve",
     "save",
     "unit",

@@ -204,9 +204,19 @@ def read_torchvision(path: str | os.PathLike, config: ResNetConfig) -> dict:
       {"params", "stats"} of `core_jax.nn.ResNet`.
 
     Raises:
-      WeightsError: the file is unreadable, or tensors are missing, unknown, mis-shaped or not finite; all are listed.
+      WeightsError: no such file, a pickled or unreadable one, or tensors are missing, unknown, mis-shaped or not finite; all are listed.
     """
-    with open_tensors([pathlib.Path(path)]) as tensors:
+    path = pathlib.Path(path)
+    if path.suffix in PICKLED:
+        raise WeightsError(
+            f"{path} is a pickled checkpoint, and opening one can run code hidden in it. If you trust it, convert it where "
+            'torch and safetensors are installed:\n  python -c "import torch; from safetensors.torch import save_file; '
+            f"save_file(torch.load({str(path)!r}, map_location='cpu', weights_only=True), "
+            f'{str(path.with_suffix(".safetensors"))!r})"'
+        )
+    if not path.is_file():
+        raise WeightsError(f"there is no weight file {str(path)!r} (seen from {os.getcwd()})")
+    with open_tensors([path]) as tensors:
         try:
             return table.read(
                 tensors, TORCHVISION, _torchvision_shapes(config), ignored=_CLASSIFIER

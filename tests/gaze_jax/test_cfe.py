@@ -194,6 +194,18 @@ def test_model_trains_and_dropout_follows_its_key(fresh, faces):
     assert jax.eval_shape(model.features, fresh, faces, head).shape == f.shape
 
 
+def test_features_are_float32_and_entries_of_others_left_alone(fresh, faces):
+    half = cfe.CFE(CONFIG, "bfloat16")
+    stats = fresh.stats | {"other": {"mean": jnp.ones(2)}}
+    run = lambda p: half.features(p | {"other": jnp.ones(3)}, stats, faces, train=True)
+    # linen's own norm promotes by itself.
+    with jax.numpy_dtype_promotion("standard"):
+        f, x, new = jax.eval_shape(run, fresh.trainable)
+    assert (f.dtype, x.dtype) == (jnp.float32, jnp.bfloat16)
+    assert jax.tree.structure(new) == jax.tree.structure(stats)
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+
+
 def test_pixels_in_both_forms(faces):
     rgb = faces.astype(np.float32) / 255
     np.testing.assert_allclose(prepare(faces, "bgr", 64), rgb[..., ::-1], atol=1e-6)

@@ -179,6 +179,11 @@ def test_map_and_pooled_features_are_torchs(model, theirs, pixels):
     close(ours[1], theirs.visual.attnpool(expected).detach().numpy())
 
 
+def test_activations_follow_the_pixels(model, pixels):
+    run = lambda x: resnet_model.encode_image(model.params, CONFIG, x)
+    assert jax.eval_shape(run, pixels.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 def test_training_moves_the_statistics_as_torch_does(model, pixels):
     reference = randomise(Reference(CONFIG), 5).train()
     run = jax.jit(functools.partial(resnet_model.train_map, config=CONFIG))

@@ -91,6 +91,13 @@ def test_what_does_not_fit_is_listed_together(config, theirs, tmp_path):
         resnet_weights.read_torchvision(tmp_path / "w.safetensors", config)
 
 
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(WeightsError, match="there is no weight file"):
+        resnet_weights.read_torchvision(tmp_path / "none.safetensors", RESNET18)
+    with pytest.raises(WeightsError, match=r"(?s)pickled checkpoint.*save_file"):
+        resnet_weights.read_torchvision(tmp_path / "resnet18.pth", RESNET18)
+
+
 @pytest.mark.parametrize(("config", "count"), [(RESNET18, 11_176_512), (RESNET50, 23_508_032)])
 def test_full_size_has_the_published_number_of_parameters(config, count):
     tree = jax.eval_shape(
