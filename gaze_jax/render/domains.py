@@ -6,7 +6,9 @@ outdoors in plain crops (Gaze360), D like wide poses under hard light (ETH-XGaze
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -55,6 +57,7 @@ DOMAINS = {
 # What a patch of each kind is seen with; frames are labelled as their face patch is.
 CAMERA = {"eyes": "mpiigaze_eye", "faces": "eth_face", "frames": "eth_face"}
 _BATCH = {"eyes": 32, "faces": 1, "frames": 1}
+_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,12 +176,15 @@ def shade(kind: str, domain: str, what: Scene) -> UInt8[np.ndarray, "N H W c"]:
       what: N scenes.
     """
     shader, size, count = _shader(kind, domain), _BATCH[kind], len(what.side)
-    pictures = []
-    for first in range(0, count, size):
+
+    def batch(first: int) -> np.ndarray:
         # The last batch repeats its last scene: one shape, one program, the same bytes.
         rows = np.minimum(np.arange(first, first + size), count - 1)
-        pictures.append(np.asarray(shader(scene.take(what, rows)))[: count - first])
-    return np.concatenate(pictures)
+        return np.asarray(shader(scene.take(what, rows)))[: count - first]
+
+    # One picture occupies one core: tiles come one after another.
+    with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as pool:
+        return np.concatenate(list(pool.map(batch, range(0, count, size))))
 
 
 def make(

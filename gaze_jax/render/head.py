@@ -7,6 +7,7 @@ picture. Named points of the face model lie on the surface to a few mm, except t
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,21 +16,23 @@ from gaze_jax.render import colours
 from gaze_jax.render.persons import Person
 from gaze_jax.render.rays import Vector, add, dot, edge, split, subtract, times, unit
 
-_MELT_MM = 2.5
+_MELT_MM = 3.5
+# The distance of what is no head.
+_FAR_MM = 1e5
 _SKIN, _HAIR, _CLOTH = range(3)
-# Centre, radii, material; the skull first. x is mirrored for pairs.
-_PARTS = (
-    ((0, 15, 85), (75, 105, 95), _SKIN),
-    ((0, 75, 60), (55, 55, 65), _SKIN),
-    ((0, 152, 92), (46, 85, 48), _SKIN),
-    ((0, -14, 99), (81, 101, 97), _HAIR),
-    ((0, 285, 100), (200, 100, 80), _CLOTH),
-)
-_EARS = ((76, 20, 84), (7, 27, 17), _SKIN)
+# Centre, radii, material; x is mirrored for pairs.
+_SKULL = ((0, 15, 85), (75, 105, 95), _SKIN)
+_JAW = ((0, 75, 60), (55, 55, 65), _SKIN)
+_TOP = ((0, -14, 99), (81, 101, 97), _HAIR)
+_EAR = ((76, 20, 84), (7, 27, 17), _SKIN)
+_NECK = ((0, 152, 92), (46, 85, 48), _SKIN)
+_SHOULDERS = ((0, 285, 105), (230, 125, 95), _CLOTH)
 _RIDGE = ((0, 25, -8), (9, 28, 14), _SKIN)
 _TIP = ((0, 40, -14), (13, 10, 16), _SKIN)
 _WING = ((12, 43, -10), (7, 6, 9), _SKIN)
-_MUZZLE = ((0, 68, 23), (42, 30, 32), _SKIN)
+_MUZZLE = ((0, 68, 37), (50, 40, 48), _SKIN)
+# Everything painted on the face lies in this ball.
+_FACE = ((0.0, 22.0, 15.0), 92.0)
 # Glasses stand in this plane.
 _GLASSES_Z = -15.0
 
@@ -62,8 +65,8 @@ class _Part(NamedTuple):
     material: int
 
 
-def _parts(person: Person) -> list[_Part]:
-    """The ellipsoids of one person; those that carry named points follow them."""
+def _groups(person: Person) -> list[list[_Part]]:
+    """The ellipsoids of one person, near ones together; those that carry named points follow them."""
 
     def part(what: tuple, shift: Array | float = 0.0, mirrored: bool = False, scale=1.0) -> _Part:
         sign = jnp.asarray([-1.0 if mirrored else 1.0, 1.0, 1.0], jnp.float32)
@@ -74,16 +77,36 @@ def _parts(person: Person) -> list[_Part]:
     tip, wing = moved(person.tip, "nose_tip"), moved(person.nose, "nose_left")
     mouth = moved(person.mouth, "mouth_left") * jnp.asarray([0.0, 1.0, 1.0], jnp.float32)
     wide = jnp.stack([person.size, jnp.ones_like(person.size), jnp.ones_like(person.size)])
+    ears = [part(_EAR, scale=wide), part(_EAR, scale=wide, mirrored=True)]
+    wings = [part(_WING, shift=wing), part(_WING, shift=wing, mirrored=True)]
     return [
-        *(part(what, scale=wide) for what in _PARTS),
-        part(_EARS, scale=wide),
-        part(_EARS, scale=wide, mirrored=True),
-        part(_RIDGE, shift=0.5 * tip),
-        part(_TIP, shift=tip),
-        part(_WING, shift=wing),
-        part(_WING, shift=wing, mirrored=True),
-        part(_MUZZLE, shift=mouth),
+        [part(what, scale=wide) for what in (_SKULL, _JAW, _TOP)] + ears,
+        [part(what, scale=wide) for what in (_NECK, _SHOULDERS)],
+        [part(_RIDGE, shift=0.5 * tip), part(_TIP, shift=tip), *wings],
+        [part(_MUZZLE, shift=mouth)],
     ]
+
+
+def _touches(camera: Array, rays: Vector, centre: Array, radius: Array) -> Array:
+    """Whether a small bundle of rays may meet a ball: as a cone around its middle ray."""
+    middle = jnp.stack([jnp.mean(plane) for plane in rays])
+    middle = middle / jnp.sqrt(jnp.sum(middle**2))
+    spread = 1.0 - jnp.min(dot(split(middle), rays))
+    to = centre - camera
+    along = jnp.sum(to * middle)
+    miss = jnp.sqrt(jnp.maximum(jnp.sum(to * to) - along * along, 0.0))
+    # A cone's half width at the ball: its sine, from 1 - cos.
+    return miss < radius + 1.05 * along * jnp.sqrt(2.0 * spread) + 1.0
+
+
+class _Sum(NamedTuple):
+    """What rays have met so far, weighted: planes."""
+
+    weight: Array
+    distance: Array
+    hair: Array
+    cloth: Array
+    normal: Vector
 
 
 def shade(
@@ -94,35 +117,65 @@ def shade(
     Args:
       head: the head.
       person: whose it is, scalars.
-      rays: unit directions, planes (4, H, W).
+      rays: unit directions, planes (4, H, W), of a small part of the picture: parts of the head that none of them can meet
+        are left out.
       background: colours where they miss the head.
 
     Returns:
       (colours, distance to the surface in mm; far away where a ray misses).
     """
-    far = jnp.sqrt(jnp.sum(head.camera**2))
     zero = jnp.zeros_like(rays[0])
-    weight, distance, hair, cloth = zero, zero, zero, zero
-    normal = (zero, zero, zero)
+    met = _Sum(zero, zero, zero, zero, (zero, zero, zero))
+    for group in _groups(person):
+        centre = sum(part.centre for part in group) / len(group)
+        reach = [jnp.linalg.norm(p.centre - centre) + jnp.max(p.radii) for p in group]
+        met = jax.lax.cond(
+            _touches(head.camera, rays, centre, jnp.max(jnp.stack(reach))),
+            lambda so_far, group=group: _add_group(head.camera, group, rays, so_far),
+            lambda so_far: so_far,
+            met,
+        )
+    return jax.lax.cond(
+        jnp.any(met.weight > 0.0),
+        lambda: _surface(head, person, rays, met, background),
+        lambda: (background, jnp.full_like(zero, _FAR_MM)),
+    )
+
+
+def _add_group(camera: Array, group: list[_Part], rays: Vector, met: _Sum) -> _Sum:
+    far = jnp.sqrt(jnp.sum(camera**2))
     squares = (rays[0] * rays[0], rays[1] * rays[1], rays[2] * rays[2])
-    for part in _parts(person):
-        hit, along, facing = _meet(head.camera, part, rays, squares)
+    for part in group:
+        hit, along, facing = _meet(camera, part, rays, squares)
         # Nearest wins, softly: a single pass, no sorting. The exponent stays in float32's range.
         near = jnp.exp(jnp.clip((far - along) / _MELT_MM, -80.0, 60.0))
         near = jnp.where(hit, near, 0.0)
-        weight, distance = weight + near, distance + near * along
-        normal = add(normal, times(near, facing))
-        if part.material == _HAIR:
-            hair = hair + near
-        if part.material == _CLOTH:
-            cloth = cloth + near
-    covered = weight > 0.0
-    share = 1.0 / jnp.where(covered, weight, 1.0)
-    distance, hair, cloth = distance * share, hair * share, cloth * share
-    normal = unit(times(share, normal))
-    point = add(split(head.camera), times(distance, rays))
+        met = _Sum(
+            weight=met.weight + near,
+            distance=met.distance + near * along,
+            hair=met.hair + near if part.material == _HAIR else met.hair,
+            cloth=met.cloth + near if part.material == _CLOTH else met.cloth,
+            normal=add(met.normal, times(near, facing)),
+        )
+    return met
 
-    paint = _paint(person, point)
+
+def _surface(
+    head: Head, person: Person, rays: Vector, met: _Sum, background: Array
+) -> tuple[Array, Array]:
+    """Colours and distances of a bundle of rays of which some meet the head."""
+    covered = met.weight > 0.0
+    share = 1.0 / jnp.where(covered, met.weight, 1.0)
+    distance, hair, cloth = met.distance * share, met.hair * share, met.cloth * share
+    normal = unit(times(share, met.normal))
+    point = add(split(head.camera), times(distance, rays))
+    zero, one = jnp.zeros_like(distance), jnp.ones_like(distance)
+    centre, radius = jnp.asarray(_FACE[0], jnp.float32), jnp.asarray(_FACE[1], jnp.float32)
+    paint = jax.lax.cond(
+        _touches(head.camera, rays, centre, radius),
+        lambda: _paint(person, point),
+        lambda: _Paint(one, zero, zero, zero),
+    )
     lit = _light(head, normal)
     shine = _shine(head, normal, rays) * (1.0 - cloth)
     channels = []
@@ -134,7 +187,7 @@ def shade(
         colour = colour + cover * (head.hair[channel] - colour)
         colour = colour + cloth * (head.cloth[channel] - colour)
         channels.append(jnp.where(covered, colour * lit + shine, background[channel]))
-    return jnp.stack(channels), jnp.where(covered, distance, 1e5)
+    return jnp.stack(channels), jnp.where(covered, distance, _FAR_MM)
 
 
 def _meet(camera: Array, part: _Part, rays: Vector, squares: Vector) -> tuple[Array, Array, Vector]:

@@ -17,8 +17,8 @@ from gaze_jax.render.scene import Scene
 _BLUR_TAPS = 5
 # What one eye with its lids needs: 1.6 px/mm in patches, up to 2.5 in frames, where heads are also rolled.
 _FACE_WINDOW, _FRAME_WINDOW = (48, 72), (80, 112)
-# Rows that are shaded at a time.
-_STRIP = 4
+# Rows and columns that are shaded at a time; every picture is a multiple of it.
+_TILE = 32
 # Side of a plain crop at the distance of the face.
 _CROP_MM = 230.0
 
@@ -161,26 +161,33 @@ def whole(
     )
     in_head = product(to_head, camera)
 
-    def bare(top: Array) -> tuple[Array, Array]:
-        outside = rays.directions(camera, _STRIP, width, (0, top))
+    def bare(corner: Array) -> tuple[Array, Array]:
+        outside = rays.directions(camera, _TILE, _TILE, (corner[0], corner[1]))
         bright = 1.0 + scene.slope[0] * outside[0] + scene.slope[1] * outside[1]
         background = jnp.maximum(scene.background[:, None, None, None] * bright[None], 0.02)
-        seen = rays.directions(in_head, _STRIP, width, (0, top))
+        seen = rays.directions(in_head, _TILE, _TILE, (corner[0], corner[1]))
         return head.shade(face, person, seen, background)
 
-    def finished(top: Array) -> Array:
-        part = jax.lax.dynamic_slice_in_dim(colour, top, _STRIP, axis=2)
-        seen = rays.directions(in_head, _STRIP, width, (0, top))
-        return jnp.mean(head.wear_glasses(face, person, seen, part), axis=1)
-
-    # Strip by strip everything stays in the cache of a core.
-    tops = jnp.arange(0, height, _STRIP)
-    colour, surface = jax.lax.map(bare, tops)
-    colour = jnp.moveaxis(colour, 0, 2).reshape(3, rays.SUBPIXELS, height, width)
-    surface = jnp.moveaxis(surface, 0, 1).reshape(rays.SUBPIXELS, height, width)
+    # Tile by tile everything stays in the cache of a core, and most tiles see few parts of the head.
+    left, top = jnp.meshgrid(jnp.arange(0, width, _TILE), jnp.arange(0, height, _TILE))
+    colour, surface = jax.lax.map(bare, jnp.stack([left.ravel(), top.ravel()], axis=1))
+    colour = _joined(jnp.moveaxis(colour, 0, 2), height, width)
+    surface = _joined(jnp.moveaxis(surface, 0, 1), height, width)
     for side in (LEFT, RIGHT):
         colour = _with_eye(scene, side, camera, colour, surface, window)
-    return jnp.moveaxis(jax.lax.map(finished, tops), 0, 1).reshape(3, height, width)
+    colour = jax.lax.cond(
+        scene.glasses > 0.0,
+        lambda: head.wear_glasses(face, person, rays.directions(in_head, height, width), colour),
+        lambda: colour,
+    )
+    return jnp.mean(colour, axis=1)
+
+
+def _joined(tiles: Float[Array, "*lead T h w"], height: int, width: int) -> Array:
+    """Tiles, row by row, as one picture."""
+    lead, down, across = tiles.shape[:-3], height // _TILE, width // _TILE
+    grid = tiles.reshape(*lead, down, across, _TILE, _TILE)
+    return jnp.swapaxes(grid, -3, -2).reshape(*lead, height, width)
 
 
 def _with_eye(
