@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from core_jax.train import Params
-from gaze_jax import statistics
+from gaze_jax import calibrate, statistics
+from gaze_jax.evaluate_calibrated import judge_calibrated
 from gaze_jax.evaluate_pairs import PURE_NOISE, WHO, JudgeConfig, fit_blend, judge_pairs
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.judging import batches, corrupted, refuse
@@ -150,6 +151,41 @@ def _corrupted(
             about = {"corrupted": "query", "corruption": kind, "severity": float(severity)}
             found += [dataclasses.replace(entry, **about) for entry in of_persons]
     return found
+
+
+def calibrated(
+    model: Model,
+    params: Params,
+    gaze_set: GazeSet,
+    rows: Int[np.ndarray, " n"],
+    held_out: tuple[GazeSet, Int[np.ndarray, " m"]],
+    settings: JudgeConfig,
+) -> list[Entry]:
+    """Errors of every person after personal calibration (`judge_calibrated`).
+
+    Args:
+      model: what is calibrated.
+      params: its arrays.
+      gaze_set: what is judged on.
+      rows: of it.
+      held_out: a set and its rows of training persons that were not trained on: how far the model errs on strangers.
+      settings: what is judged.
+
+    Returns:
+      Entries; none for a model without an answer to one picture, without kinds of calibration, and with fewer than two
+      persons held out.
+    """
+    strangers, known = held_out
+    few = len(np.unique(strangers.person[known])) < 2
+    if model.predict is None or not settings.calibrations or few:
+        return []
+    size, rows = settings.batch_size, np.sort(np.asarray(rows, np.int64))
+    off = strangers.gaze[known] - predict_rows(model, params, strangers, known, size)
+    # An offset belongs to a person's side: a mirrored eye is another one.
+    whose = strangers.person[known] * 3 + (0 if settings.pool_sides else strangers.side[known])
+    spreads = calibrate.variances(off, whose)
+    predicted = predict_rows(model, params, gaze_set, rows, size)
+    return judge_calibrated(predicted, gaze_set, rows, spreads, settings)
 
 
 def result_lines(

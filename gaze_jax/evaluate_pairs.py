@@ -20,6 +20,7 @@ from gaze_jax.statistics import Entry
 
 PURE_NOISE = "pure_noise"
 WHO = ("query", "references", "both")
+CALIBRATIONS = ("mean_offset", "offset", "affine")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class JudgeConfig:
 
     Attributes:
       modes: of `gaze_jax.modes.MODES`; those that a network has no head for are passed over.
-      k: numbers of references.
+      calibrations: of `CALIBRATIONS`: "mean_offset" is the plain mean of the residuals, the others are `gaze_jax.calibrate`'s.
+      k: numbers of references, or of pictures to calibrate with.
       draws: choices of references; errors are means over them.
       corruptions: of `gaze_jax.corrupt.KINDS`; "pure_noise": from none to all of the references are noise.
       severities: of every kind.
@@ -42,6 +44,7 @@ class JudgeConfig:
     """
 
     modes: tuple[str, ...] = modes.MODES
+    calibrations: tuple[str, ...] = ("mean_offset", "offset")
     k: tuple[int, ...] = (1, 3, 5, 9)
     draws: int = 20
     corruptions: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         known = {
             "modes": modes.MODES,
+            "calibrations": CALIBRATIONS,
             "corruptions": corrupt.KINDS,
             "who": WHO,
         }

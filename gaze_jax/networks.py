@@ -46,6 +46,18 @@ def compares(config: "Config") -> bool:
     return config.model == DRNET and config.drnet.use != "absolute"
 
 
+def method(config: "Config") -> str:
+    """What results call a network: by the parts of DRNet and of CLIP-DFENet that are switched on."""
+    if config.model == DRNET:
+        return {"difference": "diffnn"}.get(config.drnet.use, config.drnet.use)
+    if config.model != DFENET:
+        return config.model
+    parts = config.dfenet
+    switched = {"ldm": parts.ldm, "vfm": parts.vfm != "none", "dgr": parts.dgr}
+    names = [name for name, on in switched.items() if on]
+    return "all" if len(names) == len(switched) else "_".join(names) or "cfe"
+
+
 def build(
     config: "Config", size: tuple[int, int, int], gaze: Float[np.ndarray, "N 2"] | None = None
 ) -> Model:

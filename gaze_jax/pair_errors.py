@@ -89,7 +89,7 @@ class PairErrors:
         refuse(model, gaze_set, rows)
         self._model, self._params, self._set = model, params, gaze_set
         self._k, self._queries, self._seed, self._batch = k, queries, seed, batch_size
-        self._rows = _enough(gaze_set, np.sort(np.asarray(rows, np.int64)), k, pool_sides)
+        self._rows = enough(gaze_set, np.sort(np.asarray(rows, np.int64)), k, pool_sides)
         self._draws = splits.references(gaze_set, self._rows, k, draws, seed, pool_sides=pool_sides)
         self._capacity = int(np.unique(gaze_set.person[self._rows], return_counts=True)[1].max())
 
@@ -202,10 +202,14 @@ def possible(
     return tuple(mode for mode in asked if mode not in lacking)
 
 
-def _enough(
+def enough(
     gaze_set: GazeSet, rows: Int[np.ndarray, " n"], k: int, pool_sides: bool
 ) -> Int[np.ndarray, " m"]:
-    """The rows of persons and sides with more than k pictures; how many others there are is printed."""
+    """The rows of persons and sides with more than k pictures; how many others there are is printed.
+
+    Raises:
+      ValueError: there are none.
+    """
     side = np.zeros(len(rows), np.int64) if pool_sides else gaze_set.side[rows]
     keys = np.stack([gaze_set.person[rows], side], axis=1)
     _, group, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)

@@ -83,13 +83,16 @@ def wrapped(angle_rad: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return (angle_rad + np.pi) % (2 * np.pi) - np.pi
 
 
-def entries(found: Errors, person: Sequence[Any], names: Sequence[str]) -> list[Entry]:
+def entries(
+    found: Errors, person: Sequence[Any], names: Sequence[str], **about: Any
+) -> list[Entry]:
     """One entry per person that has pictures.
 
     Args:
       found: errors of n pictures.
       person: whose each picture is, as an index into `names`.
       names: of the persons.
+      about: what else the entries say.
     """
     whose, made = np.asarray(person), []
     for number in np.unique(whose).tolist():
@@ -102,6 +105,7 @@ def entries(found: Errors, person: Sequence[Any], names: Sequence[str]) -> list[
                 angular_error_deg=angular,
                 pitch_error_deg=pitch,
                 yaw_error_deg=yaw,
+                **about,
             )
         )
     return made

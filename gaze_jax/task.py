@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from core_jax.train import Params, Task
 from core_jax.train.stack import stack, unstack
 from gaze_jax import config as configs
-from gaze_jax import data, evaluate, inputs
+from gaze_jax import data, evaluate, inputs, networks
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.inputs import Inputs, open_inputs
 from gaze_jax.statistics import Entry
@@ -122,14 +122,17 @@ def entries_of(
     rows: np.ndarray,
     test: evaluate.JudgeConfig,
 ) -> list[Entry]:
-    """Errors of every person, mode, number of references and corruption."""
-    model = opened.model
+    """Errors of every person, mode, number of references, corruption, and after personal calibration."""
+    model, held_out = opened.model, (opened.gaze_set, opened.validation)
+    fitted = evaluate.calibrated(model, params, gaze_set, rows, held_out, test)
     if model.references is None:
-        return list(evaluate.judge(model, params, gaze_set, rows, test, progress=True)["entries"])
+        own = evaluate.judge(model, params, gaze_set, rows, test, progress=True)["entries"]
+        return [*own, *fitted]
     blend = None
     if len(opened.validation):
         blend = evaluate.fit_blend(model, params, opened.gaze_set, opened.validation, test)
-    return evaluate.judge_pairs(model, params, gaze_set, rows, test, blend=blend, progress=True)
+    pairs = evaluate.judge_pairs(model, params, gaze_set, rows, test, blend=blend, progress=True)
+    return [*pairs, *fitted]
 
 
 def result_lines(config: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
@@ -152,7 +155,7 @@ def result_lines(config: Mapping[str, Any], params: Params) -> list[dict[str, An
         for gaze_set, rows in judged(one):
             inside = gaze_set is one.gaze_set
             common = {
-                "method": one.model.name,
+                "method": networks.method(one.config),
                 "preset": one.config.preset,
                 "trained_on": one.gaze_set.name,
                 "protocol": one.split.protocol if inside else "cross",

@@ -28,8 +28,19 @@ COLOURS = {
     "all": PALETTE[2],
 }
 # Modes of one method are told apart by their dashes and marks.
-_DASHES = {"single": (0, (1, 1.6)), "calib": "-", "diffnn": "--", "blend": "-."}
-_MARKS = {"single": "D", "calib": "o", "diffnn": "s", "blend": "^"}
+_DASHES = {
+    "single": (0, (1, 1.6)),
+    "calib": "-",
+    "diffnn": "--",
+    "blend": "-.",
+    "mean_offset": (0, (5, 1, 1, 1, 1, 1)),
+    "offset": (0, (7, 3)),
+    "affine": (0, (3, 3)),
+}
+_MARKS = {
+    **{"single": "D", "calib": "o", "diffnn": "s", "blend": "^"},
+    **{"mean_offset": "x", "offset": "v", "affine": "P"},
+}
 _FEW = 4
 
 Line = tuple[str, str]

@@ -108,7 +108,10 @@ class Summary:
         conditions = self.clean()
         many = [one for one in conditions if one.k]
         most = max((one.k or 0 for one in many), default=0)
-        return [one for one in conditions if not one.k] + [o for o in many if o.k == most][-1:]
+        many = [one for one in many if one.k == most]
+        # A network's own use of references before a correction of its answers.
+        own = [one for one in many if one.mode in MODES]
+        return [one for one in conditions if not one.k] + (own or many)[-1:]
 
     def of_seeds(self, condition: Condition, measure: str = ERROR) -> dict[int, float]:
         """Mean over persons of each seed."""

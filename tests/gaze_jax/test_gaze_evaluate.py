@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core_jax.train import Params
-from gaze_jax import corrupt, evaluate, modes, splits, statistics
+from gaze_jax import calibrate, corrupt, evaluate, modes, splits, statistics
 from gaze_jax.gaze_set import GazeSet, InMemory
 from gaze_jax.model import Model, References
 
@@ -196,7 +196,7 @@ def test_parts_are_those_of_the_angles(params, data):
 
 @pytest.mark.parametrize("who", evaluate.WHO)
 def test_corruption_hits_whom_it_is_said_to_hit(params, data, who):
-    kind, severity = "gaussian_noise", 4
+    kind, severity = "occluder", 4
     settings = dataclasses.replace(
         SETTINGS,
         modes=("single", "diffnn"),
@@ -228,15 +228,15 @@ def test_corruption_hits_whom_it_is_said_to_hit(params, data, who):
 
 def test_a_network_without_references_is_judged_on_corrupted_pictures_too(params, data):
     settings = dataclasses.replace(
-        SETTINGS, corruptions=("gaussian_noise", "pure_noise"), severities=(2, 5)
+        SETTINGS, corruptions=("occluder", "pure_noise"), severities=(2, 5)
     )
     rows = np.flatnonzero(data.person == 0)
     alone = evaluate.judge(MODEL, params, data, rows, settings)
     pairs = evaluate.judge_pairs(MODEL, params, data, rows, settings)
     spoilt = [e for e in alone["entries"] if e.corruption]
     assert [(e.corrupted, e.corruption, e.severity) for e in spoilt] == [
-        ("query", "gaussian_noise", 2.0),
-        ("query", "gaussian_noise", 5.0),
+        ("query", "occluder", 2.0),
+        ("query", "occluder", 5.0),
     ]
     for entry in spoilt:
         found = of_persons(pairs, mode="single", severity=entry.severity)
@@ -350,3 +350,45 @@ def test_result_lines_have_the_fields_that_reports_read(data, clean):
     assert line | common == line
     assert (line["dataset"], line["synthetic"], line["data_digest"]) == ("toy", False, "d")
     assert (line["person"], line["mode"], line["k"], line["draw"]) == ("p00", "single", None, None)
+
+
+@pytest.mark.parametrize("kind", ["mean_offset", "offset", "affine"])
+def test_calibration_is_a_loop_over_persons_and_sides(params, data, kind):
+    settings = dataclasses.replace(SETTINGS, k=(1, 7), calibrations=(kind,))
+    rows, strangers = np.flatnonzero(data.person != 2), gaze_set(seed=5)
+    held_out = (strangers, np.arange(len(strangers)))
+    found = evaluate.calibrated(MODEL, params, data, rows, held_out, settings)
+    assert {e.k for e in found} == ({7} if kind == "affine" else {1, 7})
+    off = strangers.gaze - evaluate.predict_rows(MODEL, params, strangers, held_out[1])
+    between, within = calibrate.variances(off, strangers.person * 3 + strangers.side)
+    predicted = evaluate.predict_rows(MODEL, params, data, np.arange(len(data)))
+    for draw, picks in enumerate(splits.references(data, rows, 7, settings.draws)):
+        for k in sorted({e.k or 0 for e in found}):
+            errors = {}
+            for row, references in zip(picks.scored, picks.references[:, :k]):
+                residual = data.gaze[references] - predicted[references]
+                if kind == "affine":
+                    fitted = calibrate.fit(
+                        kind,
+                        predicted[references],
+                        data.gaze[references],
+                        between_sd=between,
+                        within_sd=within,
+                    )
+                    made = calibrate.apply(fitted, predicted[row][None])[0]
+                else:
+                    shrunk = k * between**2 / (k * between**2 + within**2)
+                    share = 1.0 if kind == "mean_offset" else shrunk
+                    made = predicted[row] + share * residual.mean(0)
+                name = data.persons[data.person[row]]
+                errors.setdefault(name, []).append(angle_deg(made, data.gaze[row]))
+            expected = {name: float(np.mean(values)) for name, values in errors.items()}
+            assert of_persons(found, mode=kind, k=k, draw=draw) == pytest.approx(expected, rel=1e-4)
+
+
+def test_nobody_is_calibrated_without_strangers(params, data):
+    rows = np.arange(len(data))
+    one = (data, np.flatnonzero(data.person == 0))
+    assert evaluate.calibrated(MODEL, params, data, rows, one, SETTINGS) == []
+    blind = dataclasses.replace(MODEL, predict=None)
+    assert evaluate.calibrated(blind, params, data, rows, (data, rows), SETTINGS) == []
