@@ -111,9 +111,10 @@ def _sides(
     if protocol == "clusters":
         names = _cluster_names(gaze_set)
         if names:
-            test = np.array([part == names[fold] for part in gaze_set.part])
-        else:
-            test = np.isin(gaze_set.person, present[fold::clusters])
+            part = np.array(gaze_set.part)
+            # What lies in no cluster, such as a list for validation, is on neither side.
+            return np.isin(part, names) & (part != names[fold]), part == names[fold], str(fold)
+        test = np.isin(gaze_set.person, present[fold::clusters])
         return ~test, test, str(fold)
     if protocol == "last":
         if held_out < 1:

@@ -1,6 +1,5 @@
 """What all readers share: pictures that stay on disk, and the way from a list of samples to a gaze set."""
 
-import collections
 import dataclasses
 import hashlib
 import pathlib
@@ -177,14 +176,17 @@ class HdfImages:
 
 
 class Samples:
-    """Samples of a set while it is read, a list a column; `finish` makes the gaze set.
+    """Samples of a set while it is read, in blocks; `finish` makes the gaze set.
 
-    Columns of arrays have one entry a sample: "gaze" and "head" (2,), "has_head", "person" (a name), "side", "norm" (3, 3),
-    "scale", "source", "part".
+    Columns: "gaze" and "head" (n, 2), "has_head", "person" (names), "side", "norm" (n, 3, 3), "scale", "source", "part".
     """
 
     def __init__(self):
-        self._columns: dict[str, list] = collections.defaultdict(list)
+        self._blocks: list[dict[str, Any]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(
         self,
@@ -198,27 +200,57 @@ class Samples:
         scale: float = 1.0,
         part: str = "",
     ) -> None:
-        """One sample, in canonical form."""
-        entry: dict[str, Any] = {
-            "gaze": gaze,
-            "head": np.zeros(2) if head is None else head,
-            "has_head": head is not None,
-            "person": person,
-            "side": side,
-            "norm": np.eye(3) if norm is None else norm,
-            "scale": scale,
-            "source": source,
-            "part": part,
-        }
-        for name, value in entry.items():
-            self._columns[name].append(value)
+        """One sample, in canonical form; without `norm` it is the identity."""
+        self.add_block(
+            gaze=gaze[None],
+            person=person,
+            side=side,
+            source=[source],
+            head=None if head is None else head[None],
+            norm=None if norm is None else norm[None],
+            scale=scale,
+            part=part,
+        )
 
-    def __len__(self) -> int:
-        return len(self._columns["gaze"])
+    def add_block(
+        self,
+        *,
+        gaze: Float[np.ndarray, "n 2"],
+        person: str,
+        side: int,
+        source: Sequence[str],
+        head: Float[np.ndarray, "n 2"] | None = None,
+        norm: Float[np.ndarray, "n 3 3"] | None = None,
+        scale: float = 1.0,
+        part: str = "",
+    ) -> None:
+        """Samples of one person, side and part, in canonical form."""
+        count = len(gaze)
+        self._count += count
+        self._blocks.append(
+            {
+                "gaze": np.asarray(gaze, np.float32),
+                "head": np.zeros((count, 2), np.float32)
+                if head is None
+                else np.asarray(head, np.float32),
+                "has_head": np.full(count, head is not None),
+                "norm": np.tile(np.eye(3, dtype=np.float32), (count, 1, 1))
+                if norm is None
+                else np.asarray(norm, np.float32),
+                "scale": np.full(count, scale, np.float32),
+                "side": np.full(count, side, np.int32),
+                "person": [person] * count,
+                "source": list(source),
+                "part": [part] * count,
+            }
+        )
 
-    def column(self, name: str) -> list:
-        """One column so far."""
-        return self._columns[name]
+    def column(self, name: str) -> Any:
+        """One column of all samples so far, an array or a list of texts."""
+        columns = [block[name] for block in self._blocks]
+        if name in ("person", "source", "part"):
+            return [text for column in columns for text in column]
+        return np.concatenate(columns)
 
     def finish(
         self,
@@ -231,38 +263,56 @@ class Samples:
         space: str = "normalised",
     ) -> GazeSet:
         """The gaze set; persons are numbered in the order of their sorted names."""
-        columns = self._columns
-        persons = tuple(sorted(set(columns["person"])))
+        names = self.column("person")
+        persons = tuple(sorted(set(names)))
         number = {person: i for i, person in enumerate(persons)}
-        has_parts = any(columns["part"])
+        part = tuple(self.column("part"))
+        arrays = {
+            key: self.column(key) for key in ("gaze", "head", "has_head", "side", "norm", "scale")
+        }
         return GazeSet(
             name=name,
             kind=kind,
             images=pictures,
             size=size,
-            gaze=np.asarray(columns["gaze"], np.float32).reshape(-1, 2),
-            head=np.asarray(columns["head"], np.float32).reshape(-1, 2),
-            has_head=np.asarray(columns["has_head"], bool),
-            person=np.array([number[person] for person in columns["person"]], np.int32),
+            person=np.array([number[person] for person in names], np.int32),
             persons=persons,
-            side=np.asarray(columns["side"], np.int32),
-            norm=np.asarray(columns["norm"], np.float32).reshape(-1, 3, 3),
-            scale=np.asarray(columns["scale"], np.float32),
-            source=tuple(columns["source"]),
+            source=tuple(self.column("source")),
             camera=camera,
             space=space,
-            digest=self._digest(name, pictures),
-            part=tuple(columns["part"]) if has_parts else (),
+            digest=self._digest(name, arrays["gaze"], pictures),
+            part=part if any(part) else (),
+            **arrays,
         )
 
-    def _digest(self, name: str, pictures: Images) -> str:
+    def _digest(self, name: str, gaze: np.ndarray, pictures: Images) -> str:
         """Labels, sources and, where they are in memory, pixels; files of pixels are too large to be read for this."""
-        columns = self._columns
-        rounded = hashlib.sha256(np.asarray(columns["gaze"], "<f4").tobytes()).hexdigest()
+        labels = hashlib.sha256(gaze.astype("<f4").tobytes()).hexdigest()
         pixels = ""
         if isinstance(pictures, InMemory):
             pixels = hashlib.sha256(np.ascontiguousarray(pictures.array).tobytes()).hexdigest()
-        return files.digest([name, columns["source"], columns["person"], rounded, pixels])
+        return files.digest([name, self.column("source"), self.column("person"), labels, pixels])
+
+
+def read_mat(path: Path, **options: Any) -> dict[str, Any]:
+    """The variables of a MATLAB v5 file.
+
+    Args:
+      path: of the file.
+      options: of `scipy.io.loadmat`.
+
+    Raises:
+      ReaderError: it is absent, of another version, or damaged.
+    """
+    import scipy.io
+
+    try:
+        return scipy.io.loadmat(path, **options)
+    # Damaged files reach the reader's parts as whatever they trip over: zlib.error, struct.error, TypeError, ...
+    except Exception as error:
+        raise ReaderError(
+            f"{path} is not a readable MATLAB v5 file ({type(error).__name__}: {error})"
+        ) from error
 
 
 def head_of(rotation: Float[np.ndarray, "N 3 3"]) -> Float[np.ndarray, "N 2"]:

@@ -58,15 +58,14 @@ def load(root: Path, *, order: str = "pitch_yaw") -> tuple[GazeSet | None, Probl
         shapes.setdefault(tuple(shape[1:]), path.name)
         parts.append((path.name, PATCH, shape[0]))
         gaze, head = (rule.canonical(label) for label in labels)
-        for row in range(shape[0]):
-            samples.add(
-                gaze=gaze[row],
-                head=head[row],
-                person=path.stem,
-                side=FACE,
-                source=f"{path.name}:{row}",
-                norm=None if norm is None else norm[row].reshape(3, 3),
-            )
+        samples.add_block(
+            gaze=gaze,
+            head=head,
+            person=path.stem,
+            side=FACE,
+            source=[f"{path.name}:{row}" for row in range(shape[0])],
+            norm=None if norm is None else norm.reshape(-1, 3, 3),
+        )
     if hidden:
         logging.warning(
             "%s: %d files without %s (the hidden test set) left out", folder, hidden, GAZE

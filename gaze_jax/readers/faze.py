@@ -42,7 +42,11 @@ def load(
         ]
     h5py, rule = require_h5py(), convention(order)
     samples, parts, problems = Samples(), [], []
-    with h5py.File(paths[0], "r") as opened:
+    try:
+        opened = h5py.File(paths[0], "r")
+    except OSError as error:
+        return None, [f"{paths[0]} is no readable HDF5 file ({error})"]
+    with opened:
         for person in sorted(opened):
             group = opened[person]
             if "pixels" not in group or "labels" not in group:
@@ -56,17 +60,14 @@ def load(
                 )
                 continue
             parts.append((paths[0].name, f"{person}/pixels", len(labels)))
-            norm = labels[:, 4:13].reshape(-1, 3, 3) if labels.shape[1] >= 13 else None
-            gaze, head = rule.canonical(labels[:, :2]), rule.canonical(labels[:, 2:4])
-            for row in range(len(labels)):
-                samples.add(
-                    gaze=gaze[row],
-                    head=head[row],
-                    person=person,
-                    side=FACE,
-                    source=f"{person}:{row}",
-                    norm=None if norm is None else norm[row],
-                )
+            samples.add_block(
+                gaze=rule.canonical(labels[:, :2]),
+                head=rule.canonical(labels[:, 2:4]),
+                person=person,
+                side=FACE,
+                source=[f"{person}:{row}" for row in range(len(labels))],
+                norm=labels[:, 4:13].reshape(-1, 3, 3) if labels.shape[1] >= 13 else None,
+            )
     if not len(samples):
         return None, [*problems, f"{paths[0]} has no persons"]
     images = HdfImages(root=root, parts=tuple(parts), size=SIZE)

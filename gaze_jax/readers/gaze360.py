@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from gaze_jax.gaze_set import FACE, GazeSet
-from gaze_jax.readers.common import FileImages, Problems, Samples, missing
+from gaze_jax.readers.common import FileImages, Problems, ReaderError, Samples, missing, read_mat
 from gaze_jax.readers.convention import Convention
 
 Path = pathlib.Path
@@ -39,8 +39,6 @@ def load(root: Path, *, size: int = 224, crop: str = "head") -> tuple[GazeSet | 
       size: side of the pictures in pixels; crops have any size and are resized.
       crop: "head" for the stored crop; "face" for the part of it in the face box, samples without one left out.
     """
-    import scipy.io
-
     problems = missing(root / "metadata.mat", root / "imgs")
     if crop not in CROPS or size < 1:
         problems.append(
@@ -49,9 +47,9 @@ def load(root: Path, *, size: int = 224, crop: str = "head") -> tuple[GazeSet | 
     if problems:
         return None, problems
     try:
-        meta = scipy.io.loadmat(root / "metadata.mat")
-    except (OSError, ValueError, NotImplementedError) as error:
-        return None, [f"{root / 'metadata.mat'} is no MATLAB v5 file ({error})"]
+        meta = read_mat(root / "metadata.mat")
+    except ReaderError as error:
+        return None, [str(error)]
     absent = [name for name in (*FIELDS, "recordings") if name not in meta]
     if absent:
         return None, [f"{root / 'metadata.mat'} has no {', '.join(absent)}"]

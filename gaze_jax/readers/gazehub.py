@@ -33,6 +33,8 @@ IMAGES, LABELS, CLUSTERS = "Image", "Label", "ClusterLabel"
 _ANGLES = Convention(stored="yaw_pitch")
 _SCALED = Convention(stored="yaw_pitch", mirrored="right", scaled=True)
 _MPII = ("3DGaze", "3DHead", "2DGaze", "2DHead", "Rmat", "Smat", "GazeOrigin")
+# p00/face/1.jpg: the folder of a person.
+_NUMBERED = r"(?:^|/)(p\d+)/"
 _THREE = ("Face", "Left", "Right")
 
 
@@ -45,8 +47,7 @@ class Variant:
       columns: the header, in order.
       convention: of 2DGaze and 2DHead.
       camera: the virtual camera, "" for plain crops.
-      person: where the person's name stands: "file" (name of the label file), "folder" (first folder of the picture),
-        "subject" (the folder subjectXXXX of the picture), "recording" (recording and identity in the Origin column).
+      person: column and pattern of the person's name; where it does not match, the label file is named after the person.
       eyes: whether the Left and Right columns are pictures of eyes that can be read instead of the face.
     """
 
@@ -54,12 +55,13 @@ class Variant:
     columns: tuple[str, ...]
     convention: Convention
     camera: str
-    person: str
+    person: tuple[str, str]
     eyes: bool = False
 
-    def find(self, *names: str) -> int | None:
-        """The position of the first of these columns; None where there is none."""
-        return next((self.columns.index(name) for name in names if name in self.columns), None)
+    def places(self, header: list[str]) -> dict[str, int]:
+        """Column -> position: where a file's own header names it, else where it usually stands."""
+        usual = {name: place for place, name in enumerate(self.columns)}
+        return usual | {name: header.index(name) for name in self.columns if name in header}
 
 
 VARIANTS = {
@@ -68,21 +70,21 @@ VARIANTS = {
         columns=("Image", "Origin", "WhichEye", *_MPII),
         convention=dataclasses.replace(_SCALED, colour="grey"),
         camera="mpiigaze_eye",
-        person="file",
+        person=("Image", _NUMBERED),
     ),
     "mpiifacegaze": Variant(
         kind="face",
         columns=(*_THREE, "Origin", "WhichEye", *_MPII),
         convention=_SCALED,
         camera="eth_face",
-        person="file",
+        person=("Face", _NUMBERED),
     ),
     "eyediap": Variant(
         kind="face",
         columns=(*_THREE, "Metapath", *_MPII[:4], "Rvec", "Svec", "GazeOrigin"),
         convention=_ANGLES,
         camera="eth_face",
-        person="folder",
+        person=("Face", _NUMBERED),
         eyes=True,
     ),
     "gaze360": Variant(
@@ -90,21 +92,24 @@ VARIANTS = {
         columns=(*_THREE, "Origin", "3DGaze", "2DGaze"),
         convention=dataclasses.replace(_ANGLES, frame="camera"),
         camera="",
-        person="recording",
+        # rec_000/head/000012/000345.jpg: a number is one person's within a recording only.
+        person=("Origin", r"(rec_\d+)/head/(\d+)/"),
     ),
     "eth": Variant(
         kind="face",
         columns=("Face", "2DGaze", "2DHead", "Origin"),
         convention=Convention(stored="pitch_yaw"),
         camera="eth_face",
-        person="subject",
+        person=("Face", r"(subject\d+)"),
     ),
     "rtgene": Variant(
         kind="face",
         columns=(*_THREE, "Origin", "3DGaze", "3DHead", "2DGaze", "2DHead"),
         convention=_ANGLES,
         camera="eth_face",
-        person="file",
+        # Some lists hold several persons: s003, or s003_glasses.
+        person=("Face", r"(?:^|/)(s\d+)"),
+        eyes=True,
     ),
 }
 
@@ -136,17 +141,28 @@ def _read(name: str, root: Path, *, eyes: bool) -> tuple[GazeSet | None, Problem
     samples, paths, mirror = Samples(), [], []
     for path, part in lists:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
+        header = lines[0].split() if lines else []
+        if len(header) < len(variant.columns):
+            problems.append(
+                f"{path} line 1: the header has {len(header)} columns, expected {' '.join(variant.columns)}"
+            )
+            continue
+        if not any(line.strip() for line in lines[1:]):
+            problems.append(f"{path} lists no samples behind its header")
+        table, below = _Table(variant, header, path.stem, part, eyes), None
         for number, line in enumerate(lines[1:], 2):
             if not line.strip():
                 continue
             try:
-                found = _samples(variant, line.replace("\\", "/").split(), path.stem, part, eyes)
+                found = table.samples(line.replace("\\", "/").split())
             except ValueError as error:
                 problems.append(f"{path} line {number}: {error}")
                 continue
+            if below is None:
+                below = _folder(root, found[0][0], part)
             for picture, mirrored, sample in found:
                 samples.add(**sample)
-                paths.append(f"{IMAGES}/{picture}")
+                paths.append(f"{below}/{picture}")
                 mirror.append(mirrored)
     if not paths:
         return None, [*problems, f"{root} has no usable samples"]
@@ -182,85 +198,116 @@ def _label_files(root: Path) -> list[tuple[Path, str]]:
             for place in clusters
             for path in (sorted(place.glob("*.label")) if place.is_dir() else [place])
         ]
-    paths = sorted((root / LABELS).glob("*.label"))
-    return [(path, path.stem if path.stem in ("train", "val", "test") else "") for path in paths]
+    # Some versions put them into a folder more.
+    paths = sorted((root / LABELS).glob("*.label")) or sorted((root / LABELS).rglob("*.label"))
+    return [(path, _part(path.stem)) for path in paths]
 
 
-def _samples(
-    variant: Variant, fields: list[str], stem: str, part: str, eyes: bool
-) -> list[tuple[str, bool, dict]]:
-    """What a line says: (picture, whether to mirror it, columns of the sample), for both eyes where they are asked for.
+def _part(stem: str) -> str:
+    """What a list's name says: train, val, test, or one of RT-Gene's three folds."""
+    if stem in ("train", "val", "test"):
+        return stem
+    if stem == "valid":
+        return "val"
+    fold = re.fullmatch(r"train(\d)", stem)
+    return f"cluster{fold[1]}" if fold else ""
 
-    Raises:
-      ValueError: it is too short, or holds no numbers where there should be some.
+
+def _folder(root: Path, picture: str, part: str) -> str:
+    """The folder that pictures of a list are named from: some lists leave out their own name."""
+    own = f"{IMAGES}/{part}"
+    if part and not (root / IMAGES / picture).exists() and (root / own / picture).exists():
+        return own
+    return IMAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """How the lines of one label file are read.
+
+    Attributes:
+      variant: of the data set.
+      header: of the file.
+      stem: the file's name, the person's where no column tells.
+      part: what the list stands for.
+      eyes: whether to read both eyes instead of the face.
     """
-    if len(fields) != len(variant.columns):
-        raise ValueError(
-            f"{len(fields)} fields, expected {len(variant.columns)}: {' '.join(variant.columns)}"
-        )
 
-    def numbers(count: int, *names: str) -> np.ndarray | None:
-        place = variant.find(*names)
-        if place is None:
-            return None
-        values = np.array([float(text) for text in fields[place].split(",")])
-        if len(values) != count or not np.isfinite(values).all():
+    variant: Variant
+    header: list[str]
+    stem: str
+    part: str
+    eyes: bool
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return self.variant.places(self.header)
+
+    def samples(self, fields: list[str]) -> list[tuple[str, bool, dict]]:
+        """What a line says: (picture, whether to mirror it, columns of the sample) of the face, the eye, or both eyes.
+
+        Raises:
+          ValueError: it is too short, or holds no numbers where there should be some.
+        """
+        if len(fields) != len(self.header):
             raise ValueError(
-                f"{variant.columns[place]} is {fields[place]!r}, expected {count} numbers"
+                f"{len(fields)} fields, expected {len(self.header)}: {' '.join(self.header)}"
             )
+        variant, rule = self.variant, self.variant.convention
+        turn, scale = (
+            self._numbers(fields, 3, "Rmat", "Rvec"),
+            self._numbers(fields, 3, "Smat", "Svec"),
+        )
+        gaze, head = self._numbers(fields, 2, "2DGaze"), self._numbers(fields, 2, "2DHead")
+        assert gaze is not None
+        factor = 1.0 if scale is None else float(scale[2])
+        if factor <= 0:
+            raise ValueError(f"the scale of the normalisation is {factor}, expected a positive one")
+        right = "WhichEye" in self._places and fields[self._places["WhichEye"]].lower() == "right"
+        norm = None if turn is None else from_rotation_vector(turn)
+        if right and variant.kind == "face" and norm is not None:
+            norm = MIRROR @ norm @ MIRROR
+        # The head is not an eye's direction: it was never scaled.
+        plain = dataclasses.replace(rule, scaled=False)
+        sample = {
+            "gaze": rule.canonical(gaze[None], np.array([factor]))[0],
+            "head": None if head is None else plain.canonical(head[None])[0],
+            "person": self._person(fields),
+            "side": FACE if variant.kind == "face" else RIGHT if right else LEFT,
+            "norm": norm,
+            "scale": factor,
+            "part": self.part,
+        }
+        if not self.eyes:
+            picture = fields[self._places[variant.columns[0]]]
+            return [(picture, False, sample | {"source": picture})]
+        left, other = (fields[self._places[name]] for name in ("Left", "Right"))
+        mirrored = {
+            "side": RIGHT,
+            "source": other,
+            "gaze": left_form(sample["gaze"]),
+            "head": None if head is None else left_form(sample["head"]),
+        }
+        return [
+            (left, False, sample | {"side": LEFT, "source": left}),
+            (other, True, sample | mirrored),
+        ]
+
+    def _numbers(self, fields: list[str], count: int, *names: str) -> np.ndarray | None:
+        """The numbers in the first of these columns that there is; None where there is none."""
+        name = next((name for name in names if name in self._places), None)
+        if name is None:
+            return None
+        text = fields[self._places[name]]
+        values = np.array([float(part) for part in text.split(",")])
+        if len(values) != count or not np.isfinite(values).all():
+            raise ValueError(f"{name} is {text!r}, expected {count} numbers")
         return values
 
-    rule = variant.convention
-    stored, head, turn, scale = (
-        numbers(2, "2DGaze"),
-        numbers(2, "2DHead"),
-        numbers(3, "Rmat", "Rvec"),
-        numbers(3, "Smat", "Svec"),
-    )
-    assert stored is not None
-    factor = 1.0 if scale is None else float(scale[2])
-    if factor <= 0:
-        raise ValueError(f"the scale of the normalisation is {factor}, expected a positive one")
-    which = variant.find("WhichEye")
-    right = which is not None and fields[which].lower() == "right"
-    # The head is not an eye's direction: it was never scaled.
-    plain = dataclasses.replace(rule, scaled=False)
-    norm = None if turn is None else from_rotation_vector(turn)
-    if right and variant.kind == "face" and norm is not None:
-        norm = MIRROR @ norm @ MIRROR
-    sample = {
-        "gaze": rule.canonical(stored[None], np.array([factor]))[0],
-        "head": None if head is None else plain.canonical(head[None])[0],
-        "person": _person(variant, fields, stem),
-        "side": FACE if variant.kind == "face" else RIGHT if right else LEFT,
-        "source": fields[0],
-        "norm": norm,
-        "scale": factor,
-        "part": part,
-    }
-    if not eyes:
-        return [(fields[0], False, sample)]
-    left, other = fields[1], fields[2]
-    mirrored = sample | {
-        "side": RIGHT,
-        "source": other,
-        "gaze": left_form(sample["gaze"]),
-        "head": None if head is None else left_form(sample["head"]),
-    }
-    return [(left, False, sample | {"side": LEFT, "source": left}), (other, True, mirrored)]
-
-
-def _person(variant: Variant, fields: list[str], stem: str) -> str:
-    if variant.person == "file":
-        return stem
-    if variant.person == "folder":
-        return fields[0].split("/")[0]
-    if variant.person == "subject":
-        match = re.search(r"subject\d+", fields[0])
-        return match[0] if match else fields[0].split("/")[0]
-    origin = fields[variant.columns.index("Origin")].split("/")
-    # rec_000/head/000012/000345.jpg: a number is one person's within a recording only.
-    return "/".join((origin[0], origin[2])) if len(origin) > 3 else origin[0]
+    def _person(self, fields: list[str]) -> str:
+        column, pattern = self.variant.person
+        match = re.search(pattern, fields[self._places[column]])
+        return "/".join(match.groups()) if match else self.stem
 
 
 def _first_size(root: Path, paths: list[str], most: int = 20) -> tuple[int, int] | None:

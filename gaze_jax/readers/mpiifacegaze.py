@@ -54,12 +54,13 @@ def load(root: Path, *, sign: str = "ours", size: int = 224) -> tuple[GazeSet | 
             )
             continue
         parts.append((path.name, DATA, len(label)))
-        for row, (gaze, head) in enumerate(
-            zip(rule.canonical(label[:, :2]), rule.canonical(label[:, 2:4]), strict=True)
-        ):
-            samples.add(
-                gaze=gaze, head=head, person=path.stem, side=FACE, source=f"{path.name}:{row}"
-            )
+        samples.add_block(
+            gaze=rule.canonical(label[:, :2]),
+            head=rule.canonical(label[:, 2:4]),
+            person=path.stem,
+            side=FACE,
+            source=[f"{path.name}:{row}" for row in range(len(label))],
+        )
     if not paths:
         problems.append(f"{root} has no files p00.mat, p01.mat, ...")
     if not len(samples):

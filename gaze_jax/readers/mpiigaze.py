@@ -14,11 +14,13 @@ import numpy as np
 from gaze_jax.gaze_set import LEFT, RIGHT, GazeSet, InMemory
 from gaze_jax.readers.common import (
     Problems,
+    ReaderError,
     Samples,
     from_rotation_vector,
     head_of,
     left_form,
     missing,
+    read_mat,
 )
 from gaze_jax.readers.convention import Convention
 
@@ -53,7 +55,9 @@ def load(root: Path, *, subset: str = "evaluation") -> tuple[GazeSet | None, Pro
         for path in sorted(folder.glob("day*.mat")):
             try:
                 days[path.stem] = _read_day(path)
-            except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            except ReaderError as error:
+                problems.append(str(error))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
                 problems.append(f"{path} is no day of MPIIGaze ({error})")
         wanted = _every(days)
         if subset == "evaluation":
@@ -76,9 +80,7 @@ def load(root: Path, *, subset: str = "evaluation") -> tuple[GazeSet | None, Pro
 
 
 def _read_day(path: Path) -> dict[str, Any]:
-    import scipy.io
-
-    content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
+    content = read_mat(path, squeeze_me=True, struct_as_record=False)
     names = [str(name) for name in np.atleast_1d(content["filenames"])]
     day: dict[str, Any] = {"names": names}
     for side in SIDES:

@@ -77,7 +77,7 @@ def _fields(
     camera = _UNIT.store(seen)[0] @ norm
     origin = norm[2] * _DISTANCE_MM / scale[0]
     plain = dataclasses.replace(rule, scaled=False)
-    if variant.person == "recording":
+    if variant is layout.VARIANTS["gaze360"]:
         source = f"rec_{int(gaze_set.person[row]):03d}/head/000000/{number:06d}.jpg"
     else:
         source = f"day01/{number:04d}.jpg"
@@ -85,7 +85,9 @@ def _fields(
         pictures = {"Image": f"{person}/{number}.jpg"}
     else:
         folder = (
-            f"subject{int(gaze_set.person[row]):04d}" if variant.person == "subject" else person
+            f"subject{int(gaze_set.person[row]):04d}"
+            if variant is layout.VARIANTS["eth"]
+            else person
         )
         pictures = dict.fromkeys(("Face", "Left", "Right"), f"{folder}/face/{number}.jpg")
     return pictures | {

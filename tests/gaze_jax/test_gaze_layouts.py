@@ -121,6 +121,53 @@ def test_all_bad_lines_of_gazehub_are_told_at_once(tmp_path):
     assert len(readers.load("gazehub_mpiifacegaze", tmp_path)[0]) == 1
 
 
+def test_gazehub_lists_of_folds_and_lists_that_leave_out_their_own_name(tmp_path):
+    header = "Face Left Right Origin 3DGaze 3DHead 2DGaze 2DHead llc\n"
+    for name in ("s001_glasses", "s003", "s014"):
+        save(tmp_path / f"a/Image/{name}/face/1.jpg", np.zeros((8, 8, 3), np.uint8))
+    lists = {"train1": "s001_glasses", "train2": "s003", "valid": "s014"}
+    (tmp_path / "a/Label/all").mkdir(parents=True)
+    for name, person in lists.items():
+        line = f"{person}/face/1.jpg l r o 0,0,-1 0,0,-1 0.2,0.1 0.4,0.3 1,2\n"
+        (tmp_path / f"a/Label/all/{name}.label").write_text(header + line)
+    found = readers.read("gazehub_rtgene", tmp_path / "a")
+    assert found.persons == ("s001", "s003", "s014")
+    assert found.part == ("cluster1", "cluster2", "val")
+    np.testing.assert_allclose(found.gaze, [[0.1, 0.2]] * 3)
+    np.testing.assert_allclose(found.head, [[0.3, 0.4]] * 3)
+    save(tmp_path / "b/Image/test/Face/1.jpg", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "b/Label").mkdir()
+    line = "Face/1.jpg Left/1.jpg Right/1.jpg rec_004/head/000012/000345.jpg 0,0,-1 0.2,0.1\n"
+    (tmp_path / "b/Label/test.label").write_text("Face Left Right Origin 3DGaze 2DGaze\n" + line)
+    found = readers.read("gazehub_gaze360", tmp_path / "b")
+    assert found.persons == ("rec_004/000012",)
+    assert found.images.take(np.array([0])).shape == (1, 8, 8, 3)
+    assert not found.has_head[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mpiigaze", "Data/Normalized/p00/day01.mat"),
+        ("gaze360", "metadata.mat"),
+        ("mpiifacegaze", "p00.mat"),
+        ("eth_xgaze", "subject0000.h5"),
+        ("faze", "all.h5"),
+        ("gazehub_eyediap", "Label/p1.label"),
+        ("plain", "gaze.csv"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"something else" * 50])
+def test_damaged_files_are_named(tmp_path, name, file, content):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    for folder in ("Evaluation Subset/sample list for eye image", "imgs", "Image"):
+        (tmp_path / folder).mkdir(parents=True)
+    found, problems = readers.load(name, tmp_path)
+    assert found is None
+    assert file.split("/")[-1] in " ".join(problems)
+
+
 def test_gaze360_frame_faces_and_unused_samples(tmp_path):
     written = smooth_set("face", persons=1, per_person=4, size=(40, 40, 3))
     writers.write(written, tmp_path, "gaze360")

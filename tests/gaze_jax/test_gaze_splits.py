@@ -50,6 +50,9 @@ def test_clusters_of_the_source_come_before_our_own():
     own = with_parts(f"cluster{[0, 0, 1, 1, 2, 2][person]}" for person in SET.person)
     assert splits.folds(own, "clusters") == 3
     assert persons(splits.make(own, "clusters", 1).test) == {2, 3}
+    some = with_parts(["cluster1", "cluster2", "val"][person % 3] for person in SET.person)
+    split = splits.make(some, "clusters", 0)
+    assert (persons(split.train), persons(split.test)) == ({1, 4}, {0, 3})
 
 
 def test_official_lists_and_the_frontal_half():
