@@ -53,7 +53,7 @@ class GazeEstimator:
     Args:
       model: the network.
       params: its parameters.
-      camera: the virtual camera that its training pictures were taken with.
+      camera: the virtual camera that its training pictures were taken with, or how they were cropped.
       landmarker: finds faces; None where every frame brings its own.
       intrinsics: of the camera that took the pictures; None guesses a focal length of the picture's width.
       personal: calibration of the person looked at.
@@ -72,7 +72,7 @@ class GazeEstimator:
         self,
         model: Model,
         params: Params,
-        camera: VirtualCamera,
+        camera: views.Viewer,
         *,
         landmarker: Landmarker | None = None,
         intrinsics: Intrinsics | None = None,
@@ -114,12 +114,19 @@ class GazeEstimator:
         from gaze_jax import trained
 
         run = trained.load(workdir, fold)
-        name = camera or (run.camera.name if run.camera else "")
         dataset = run.config.data.dataset
+        # The reader of MPIIFaceGaze centres faces on eyes and mouth; grey eyes of MPIIGaze were equalised when they were made.
         options.setdefault("equalize", "mpiigaze" in dataset)
-        if "mpiifacegaze" in dataset:
-            options.setdefault("reference", "mpii")
-        return cls(run.model, run.params, default_camera(run.model, name), **options)
+        options.setdefault("reference", "mpii" if "mpiifacegaze" in dataset else "eth")
+        if not camera and run.camera is None:
+            height, width, _ = run.model.size
+            if "gaze360" in dataset:
+                viewer = views.PlainCrop(width, height, side_mm=300.0, along_ray=True)
+            else:
+                viewer = views.PlainCrop(width, height)
+        else:
+            viewer = default_camera(run.model, camera or (run.camera.name if run.camera else ""))
+        return cls(run.model, run.params, viewer, **options)
 
     @property
     def digest(self) -> str:
@@ -333,17 +340,20 @@ def default_camera(model: Model, name: str = "") -> VirtualCamera:
     Raises:
       ValueError: there is none.
     """
-    fitting = [c for c in CAMERAS.values() if (c.height, c.width) == tuple(model.size[:2])]
-    if name:
-        if name not in CAMERAS:
-            raise ValueError(
-                f"no virtual camera is called {name!r}; known are {', '.join(CAMERAS)}"
-            )
-        return CAMERAS[name]
-    if not fitting:
+    if name and name not in CAMERAS:
+        raise ValueError(f"no virtual camera is called {name!r}; known are {', '.join(CAMERAS)}")
+    height, width = model.size[:2]
+    if name and width * CAMERAS[name].height == height * CAMERAS[name].width:
+        # A data set that is read at another size than the camera's shows the same, in finer or coarser pixels.
+        named = CAMERAS[name]
+        focal_px = named.focal_px * width / named.width
+        return dataclasses.replace(named, width=width, height=height, focal_px=focal_px)
+    fitting = [c for c in CAMERAS.values() if (c.height, c.width) == (height, width)]
+    if name or not fitting:
+        known = [CAMERAS[name]] if name else CAMERAS.values()
         raise ValueError(
-            f"{model.name} looks at {model.size[1]} x {model.size[0]} pictures, and no virtual camera takes such: "
-            + ", ".join(f"{c.name} {c.width} x {c.height}" for c in CAMERAS.values())
+            f"{model.name} looks at {width} x {height} pictures, and no virtual camera takes such: "
+            + ", ".join(f"{c.name} {c.width} x {c.height}" for c in known)
         )
     # Two cameras take faces of 224 x 224; most data sets were made with this one.
     return next((c for c in fitting if c.name == "eth_face"), fitting[0])

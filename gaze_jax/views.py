@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from PIL import Image
 
 from gaze_jax import cameras, face_model, geometry, normalization, pose
 from gaze_jax.cameras import Intrinsics
@@ -30,6 +31,28 @@ _BONE_MM, _MOUTH_MM, _NOD_DEG = 3.0, 10.0, 20.0
 _LEAST_RIGID = 6
 # Pictures are padded to multiples of this, so that pictures of many sizes share few compiled programs.
 _SIZE_STEP = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainCrop:
+    """What takes the place of a virtual camera for networks that were trained on plain squares around heads.
+
+    Attributes:
+      width: pixels.
+      height: pixels.
+      side_mm: what the square shows at the distance of the face.
+      along_ray: whether labels belong to a frame whose z axis runs along the ray to the face (Gaze360) instead of to the
+        camera's own.
+    """
+
+    width: int
+    height: int
+    side_mm: float = 230.0
+    along_ray: bool = False
+    name: str = "plain crop"
+
+
+Viewer = VirtualCamera | PlainCrop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,9 +256,16 @@ def plan(
     intrinsics: Intrinsics,
     rotation: Float[np.ndarray, "3 3"],
     reference_mm: Float[np.ndarray, " 3"],
-    camera: VirtualCamera,
+    camera: Viewer,
 ) -> normalization.Normalization:
-    """`normalization.plan`, compiled, as NumPy arrays."""
+    """`normalization.plan`, compiled, as NumPy arrays; a plain crop is not scaled, and turned at most to its ray."""
+    if isinstance(camera, PlainCrop):
+        norm = np.eye(3)
+        if camera.along_ray:
+            any_camera = normalization.CAMERAS["eth_face"]
+            turned = _plan(intrinsics.matrix, np.eye(3), reference_mm, any_camera)
+            norm = np.asarray(turned.R, np.float64)
+        return normalization.Normalization(norm, np.ones(()), np.eye(3))  # pyright: ignore
     planned = _plan(intrinsics.matrix, rotation, reference_mm, camera)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), planned)
 
@@ -244,7 +274,7 @@ def look(
     image: jnp.ndarray,
     placed: Placed,
     intrinsics: Intrinsics,
-    camera: VirtualCamera,
+    camera: Viewer,
     *,
     eyes: bool,
     grey: bool,
@@ -266,10 +296,16 @@ def look(
     wanted = (("left_eye", LEFT), ("right_eye", RIGHT)) if eyes else ((reference, FACE),)
     views = []
     for kind, side in wanted:
-        patch, planned = normalization.normalize(
-            image, intrinsics.matrix, placed.rotation, placed.reference_mm(kind), camera
-        )
-        patch, norm = np.asarray(patch), np.asarray(planned.R, np.float64)
+        at_mm = placed.reference_mm(kind)
+        if isinstance(camera, PlainCrop):
+            patch = _crop(image, at_mm, intrinsics, camera)
+            norm = plan(intrinsics, placed.rotation, at_mm, camera).R
+        else:
+            patch, planned = normalization.normalize(
+                image, intrinsics.matrix, placed.rotation, at_mm, camera
+            )
+            norm = planned.R
+        patch, norm = np.asarray(patch), np.asarray(norm, np.float64)
         if grey:
             patch = luminance(patch)
             patch = np.asarray(normalization.equalize_histogram(patch)) if equalize else patch
@@ -281,6 +317,18 @@ def look(
             patch, head = patch[:, ::-1], head * np.asarray([1.0, -1.0])
         views.append(View(patch=patch, side=side, head_rad=head.astype(np.float32), norm=norm))
     return views
+
+
+def _crop(
+    image: Array, at_mm: Float[np.ndarray, " 3"], intrinsics: Intrinsics, camera: PlainCrop
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The square around a point of space, resized; black beyond the picture."""
+    x, y = intrinsics.matrix[:2] @ (at_mm / at_mm[2])
+    half = 0.5 * camera.side_mm * float(intrinsics.matrix[0, 0]) / float(at_mm[2])
+    corners = [round(value) for value in (x - half, y - half, x + half, y + half)]
+    square = Image.fromarray(np.asarray(image)).crop(tuple(corners))
+    size = (camera.width, camera.height)
+    return np.asarray(square.resize(size, Image.Resampling.BILINEAR))
 
 
 def luminance(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:

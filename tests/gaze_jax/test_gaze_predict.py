@@ -1,8 +1,10 @@
 """Prediction on pictures: the chain against its definition, and every number and kind of face."""
 
 import dataclasses
+import functools
 import json
 import logging
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from gaze_jax import batches, face_gaze, face_model, views
 from gaze_jax.cameras import Intrinsics
 from gaze_jax.faces import Face, from_points
-from gaze_jax.normalization import CAMERAS
+from gaze_jax.normalization import CAMERAS, normalize
 from gaze_jax.predict import Frame, GazeEstimator, default_camera
 from gaze_jax.screen import Screen
 from tests.gaze_jax.gaze_toys import (
@@ -29,13 +31,14 @@ from tests.gaze_jax.gaze_toys import (
     vector,
 )
 
+networks = functools.cache(lambda predict: toy(predict=predict))
 GREY = np.full((480, 640, 3), 128, np.uint8)
 SHIFT_MM = np.array([40.0, -30.0, 620.0])
 
 
 def estimator(model=None, camera="eth_face", **options):
     options = {"intrinsics": INTRINSICS, **options}
-    return GazeEstimator(model or toy(), PARAMS, CAMERAS[camera], **options)
+    return GazeEstimator(model or networks("constant"), PARAMS, CAMERAS[camera], **options)
 
 
 def with_dot(at, radius=2.5):
@@ -73,7 +76,7 @@ def test_the_patch_is_centred_on_the_reference_point_and_1_6_px_a_mm():
     face, _ = posed(rotation, SHIFT_MM)
     origin = face_model.reference_point(points, "eth")
     norm = ray_rotation(rotation, origin)
-    estimate = estimator(toy(predict="dot"))
+    estimate = estimator(networks("dot"))
     centred = estimate.step(with_dot(pixels(origin)), faces=[face])[0]
     np.testing.assert_allclose(centred.normalised_rad, [0, 0], atol=0.004)
     # 20 mm to the left and 10 mm down of the virtual camera's picture: 32 and 16 pixels.
@@ -155,7 +158,7 @@ def test_lens_distortion_is_undone_in_points_and_picture():
     face = from_points(dict(zip(names, moved)))
     origin = face_model.reference_point(points, "eth")
     image = with_dot(cameras.project(origin[None], bent)[0])
-    found = estimator(toy(predict="dot"), intrinsics=bent).step(image, faces=[face])[0]
+    found = estimator(networks("dot"), intrinsics=bent).step(image, faces=[face])[0]
     assert found.residual_px < 1e-3
     np.testing.assert_allclose(found.normalised_rad, [0, 0], atol=0.01)
 
@@ -253,12 +256,13 @@ def test_any_number_of_pictures_is_padded_to_a_few_sizes():
 
 
 def test_pictures_of_many_sizes_share_a_program():
-    estimate = estimator(toy(predict="dot"), intrinsics=None)
+    estimate = estimator(networks("dot"), intrinsics=None)
     face, _ = posed(np.eye(3), SHIFT_MM)
-    views.normalization.normalize.clear_cache()
+    compiled: Any = normalize
+    compiled.clear_cache()
     for height, width in ((480, 640), (470, 601), (400, 700)):
         estimate.step(GREY[:1, :1].repeat(height, 0).repeat(width, 1), faces=[face])
-    assert views.normalization.normalize._cache_size() <= 1
+    assert compiled._cache_size() == 1
 
 
 def test_without_intrinsics_there_is_one_warning(caplog):
@@ -273,7 +277,7 @@ def test_without_intrinsics_there_is_one_warning(caplog):
 def test_videos_are_smoothed_and_numbered():
     face, _ = posed(np.eye(3), SHIFT_MM)
     other, _ = posed(np.eye(3), SHIFT_MM + np.array([-200.0, 0, 100]))
-    estimate = estimator(toy(predict="dot"), smooth=True)
+    estimate = estimator(networks("dot"), smooth=True)
     frames = [
         Frame(image=with_dot((320 + 8 * (i % 2), 260)), time_s=i / 30, faces=[face, other])
         for i in range(6)
@@ -289,7 +293,7 @@ def test_videos_are_smoothed_and_numbered():
     np.testing.assert_allclose(vector(*last.camera_rad), last.camera_vector, atol=1e-6)
     np.testing.assert_allclose(last.norm @ last.camera_vector, last.normalised_vector, atol=1e-6)
     # Having lived through what was written of the first frames is as good as having seen them.
-    again = estimator(toy(predict="dot"), smooth=True)
+    again = estimator(networks("dot"), smooth=True)
     for frame, faces in zip(frames[:3], found[:3]):
         again.replay(frame.time_s, [json.loads(json.dumps(f.row())) for f in faces])
     for faces, expected in zip(again.batch(frames[3:]), found[3:]):
@@ -305,9 +309,37 @@ def test_the_point_on_the_screen():
     face, _ = posed(turn(0, 0), np.array([-100.0, 0.0, 600.0]))
     found = estimator(screen=screen).step(GREY, faces=[face])[0]
     hit = found.origin_mm - found.origin_mm[2] / found.camera_vector[2] * found.camera_vector
+    assert found.screen_mm is not None
+    assert found.screen_px is not None
     np.testing.assert_allclose(found.screen_mm, [-hit[0], hit[1]], atol=0.1)
     np.testing.assert_allclose(found.screen_px, 4 * found.screen_mm)
     assert found.on_screen == bool((found.screen_px > 0).all())
+
+
+@pytest.mark.parametrize("along_ray", [False, True])
+def test_plain_crops(along_ray):
+    face, points = posed(turn(5, 10, 20), SHIFT_MM)
+    origin = face_model.reference_point(points, "eth")
+    # 23 mm to the right in the picture's plane: a tenth of 224 pixels.
+    image = with_dot(pixels(origin + np.array([23.0, 0.0, 0.0])))
+    crop = views.PlainCrop(224, 224, along_ray=along_ray)
+    model = networks("dot")
+    estimate = GazeEstimator(model, PARAMS, crop, intrinsics=INTRINSICS)
+    found = estimate.step(image, faces=[face])[0]
+    norm = ray_rotation(np.eye(3), origin) if along_ray else np.eye(3)
+    np.testing.assert_allclose(found.normalised_rad, [0, -0.224], atol=0.012)
+    assert angle_deg(found.camera_vector, norm.T @ vector(*found.normalised_rad)) < 0.01
+    np.testing.assert_allclose(found.norm, norm, atol=1e-5)
+    assert found.scale == 1
+
+
+def test_a_camera_follows_the_size_of_the_pictures():
+    fine = default_camera(toy(size=(448, 448, 3)), "mpiifacegaze")
+    assert (fine.width, fine.focal_px, fine.distance_mm) == (448, 3200, 1000)
+    with pytest.raises(
+        ValueError, match="looks at 60 x 36 pictures, and no virtual camera takes such: eth_face"
+    ):
+        default_camera(eye_toy(), "eth_face")
 
 
 def test_what_does_not_fit_is_refused():
@@ -328,11 +360,11 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_a_real_face_goes_through_the_whole_chain():
-    image = pytest.importorskip("skimage.data").astronaut()
+    image = pytest.importorskip("skimage.data").astronaut()[:480]
     # The picture is a crop of a portrait, taken with a longer lens than its width.
     camera = Intrinsics(np.array([[1100.0, 0, 255.5], [0, 1100, 255.5], [0, 0, 1]]))
     face = from_points(ASTRONAUT)
-    found = estimator(toy(predict="dot"), intrinsics=camera).step(image, faces=[face])[0]
+    found = estimator(networks("dot"), intrinsics=camera).step(image, faces=[face])[0]
     assert found.head_pose
     # She faces the camera and smiles, which must not pass for a nod.
     assert np.abs(np.rad2deg(found.head_rad)).max() < 15
@@ -344,3 +376,25 @@ def test_a_real_face_goes_through_the_whole_chain():
         # She looks at the camera: the iris, the darkest part of the lid's opening, lies near the middle.
         y, x = np.argwhere(view.patch[8:28, 12:48, 0] < 20).mean(0)
         assert (x, y) == pytest.approx((18, 10), abs=6)
+
+
+@pytest.mark.slow
+def test_rendered_frames_come_back_within_half_a_degree():
+    from core_jax.train import Params
+    from gaze_jax.render import domains, persons
+
+    frames = domains.make("frames", "A", 2, 2)
+    assert frames.landmarks is not None
+    names = list(persons.points(frames.scenes.person))
+    for row, image in enumerate(frames.images):
+        oracle = Params(trainable={"gaze": np.asarray(frames.gaze[row], np.float32)})
+        camera = Intrinsics(np.asarray(frames.scenes.intrinsics[row], np.float64))
+        estimate = GazeEstimator(
+            networks("constant"), oracle, CAMERAS["eth_face"], intrinsics=camera
+        )
+        (found,) = estimate.step(
+            image, faces=[from_points(dict(zip(names, frames.landmarks[row])))]
+        )
+        truth = np.asarray(frames.norm[row]).T @ vector(*frames.gaze[row])
+        assert angle_deg(found.camera_vector, truth) < 0.5
+        assert np.rad2deg(np.abs(found.normalised_rad - frames.gaze[row])).max() < 1e-3
