@@ -86,7 +86,7 @@ def test_a_record_is_made_once_and_read_without_its_tower(tmp_path):
 def test_a_record_of_something_else_is_refused_and_everything_is_named(tmp_path):
     path = tmp_path / "anchors.json"
     anchors.open_record(path, Encoder().text, anchors.sentences(3))
-    with pytest.raises(anchors.AnchorsError, match="(?s)weights: the record has 'w'.*sentences: "):
+    with pytest.raises(anchors.AnchorsError, match=r"(?s)weights: the record has 'w'.*sentences: "):
         anchors.open_record(path, Encoder("v").text, anchors.sentences(2))
 
 
