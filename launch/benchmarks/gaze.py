@@ -128,12 +128,14 @@ def torch_calls(config: Any, params: Params, batch: dict[str, jax.Array]) -> dic
         )
         for name, x in batch.items()
     }
-    is_drnet = isinstance(config, DRNetConfig)
-    network = (torch_gaze.drnet if is_drnet else torch_gaze.gazetr)(config, params)
     # Inference on a copy of its own: training moves the weights.
-    fixed = (torch_gaze.drnet if is_drnet else torch_gaze.gazetr)(config, params).eval()
-    ask = (lambda: fixed.single(same["image"], same["head"])) if is_drnet else None
-    ask = ask or (lambda: fixed(same["image"]))
+    if isinstance(config, DRNetConfig):
+        network, fixed = (torch_gaze.drnet(config, params) for _ in range(2))
+        ask = lambda: fixed.single(same["image"], same["head"])
+    else:
+        network, fixed = (torch_gaze.gazetr(config, params) for _ in range(2))
+        ask = lambda: fixed(same["image"])
+    fixed.eval()
     adam = torch.optim.Adam(network.parameters(), 1e-3)
 
     def infer():

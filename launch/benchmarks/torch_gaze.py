@@ -170,8 +170,26 @@ class Layer(nn.Module):
         return self.norm2(x + drop(self.linear2(drop(functional.relu(self.linear1(x))))))
 
 
+class Encoder(nn.Module):
+    """The layers, and a norm of the first token."""
+
+    def __init__(self, config: CFEConfig):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """(B, L, F) to (B, F)."""
+        for layer in self.layers:
+            x = layer(x, position)
+        return self.norm(x[:, 0])
+
+
 class GazeTR(nn.Module):
     """GazeTR-Hybrid with the names of its public weights; its answer is (yaw, pitch)."""
+
+    mean: torch.Tensor
+    sd: torch.Tensor
 
     def __init__(self, config: CFEConfig):
         super().__init__()
@@ -181,9 +199,7 @@ class GazeTR(nn.Module):
         self.register_buffer("mean", as_map(form.mean), persistent=False)
         self.register_buffer("sd", as_map(form.std), persistent=False)
         self.base_model = Trunk(config)
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
-        self.encoder.norm = nn.LayerNorm(config.width)
+        self.encoder = Encoder(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embedding = nn.Embedding(config.tokens, config.width)
         self.feed = nn.Linear(config.width, 2)
@@ -193,9 +209,7 @@ class GazeTR(nn.Module):
         x = images.flip(1) if self.bgr else images
         x = self.base_model((x.float() / 255 - self.mean) / self.sd).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-        for layer in self.encoder.layers:
-            x = layer(x, self.pos_embedding.weight)
-        return self.feed(self.encoder.norm(x)[:, 0])
+        return self.feed(self.encoder(x, self.pos_embedding.weight))
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """L1 against "gaze", which is (pitch, yaw)."""
