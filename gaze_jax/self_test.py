@@ -103,8 +103,8 @@ class Eyes:
 
     def dark(self, row: int, picture: UInt8[np.ndarray, "H W c"]) -> tuple[float, float]:
         """The dark centroid, the mean of both eyes' in a face; NaN where no eye is in the picture."""
-        grey = picture.mean(-1).astype(np.uint8)
-        found = [centroid(grey[top:bottom, a:b]) for top, bottom, a, b in self.boxes(row)]
+        eyes = [picture[top:bottom, left:right] for top, bottom, left, right in self.boxes(row)]
+        found = [centroid(eye.mean(-1).astype(np.uint8)) for eye in eyes]
         if not found:
             return float("nan"), float("nan")
         x, y = np.mean(found, axis=0)

@@ -11,8 +11,9 @@ import numpy as np
 from absl import logging
 
 from gaze_jax.gaze_set import FACE, GazeSet
-from gaze_jax.readers.common import HdfImages, Problems, Samples, require_h5py
+from gaze_jax.readers.common import Problems, Samples
 from gaze_jax.readers.convention import Convention, order_of
+from gaze_jax.readers.pictures import HdfImages, require_h5py
 
 Path = pathlib.Path
 

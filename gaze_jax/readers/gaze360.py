@@ -11,8 +11,9 @@ import numpy as np
 from absl import logging
 
 from gaze_jax.gaze_set import FACE, GazeSet
-from gaze_jax.readers.common import FileImages, Problems, ReaderError, Samples, missing, read_mat
+from gaze_jax.readers.common import Problems, ReaderError, Samples, missing, read_mat
 from gaze_jax.readers.convention import Convention
+from gaze_jax.readers.pictures import FileImages
 
 Path = pathlib.Path
 

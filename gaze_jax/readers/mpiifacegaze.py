@@ -9,8 +9,9 @@ import pathlib
 import numpy as np
 
 from gaze_jax.gaze_set import FACE, GazeSet
-from gaze_jax.readers.common import HdfImages, Problems, Samples, require_h5py
+from gaze_jax.readers.common import Problems, Samples
 from gaze_jax.readers.convention import Convention, negated_of
+from gaze_jax.readers.pictures import HdfImages, require_h5py
 
 Path = pathlib.Path
 

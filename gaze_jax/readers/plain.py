@@ -15,16 +15,9 @@ import numpy as np
 
 from core_jax.data import files, images
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet
-from gaze_jax.readers.common import (
-    FileImages,
-    Problems,
-    ReaderError,
-    Samples,
-    left_form,
-    missing,
-    some,
-)
+from gaze_jax.readers.common import Problems, ReaderError, Samples, left_form, missing, some
 from gaze_jax.readers.convention import Convention, negated_of, order_of
+from gaze_jax.readers.pictures import FileImages
 
 Path = pathlib.Path
 

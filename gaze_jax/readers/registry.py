@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.readers import eth_xgaze, faze, gaze360, gazehub, mpiifacegaze, mpiigaze, plain
+from gaze_jax.readers import (
+    eth_xgaze,
+    faze,
+    gaze360,
+    gazehub,
+    gazehub_columns,
+    mpiifacegaze,
+    mpiigaze,
+    plain,
+)
 from gaze_jax.readers.common import Problems, ReaderError, some
 
 Path = pathlib.Path
@@ -43,7 +52,7 @@ FORMATS = {
             load=gazehub.loader(name),
             fetch=f"Image/ and Label/ of {name} as GazeHub's scripts write them",
         )
-        for name in gazehub.VARIANTS
+        for name in gazehub_columns.VARIANTS
     },
     "gaze360": Format(load=gaze360.load, fetch=gaze360.FETCH),
     "eth_xgaze": Format(load=eth_xgaze.load, fetch=eth_xgaze.FETCH),

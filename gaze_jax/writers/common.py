@@ -9,7 +9,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from core_jax.data import files
 from gaze_jax.gaze_set import RIGHT, GazeSet
 
 Path = pathlib.Path
@@ -88,14 +87,19 @@ def to_rotation_vector(rotation: Float[np.ndarray, "N 3 3"]) -> Float[np.ndarray
 
 
 def save(path: Path, picture: UInt8[np.ndarray, "H W c"]) -> None:
-    """Writes a picture, JPEG or PNG by its name."""
+    """Writes a picture, JPEG or PNG by its name.
+
+    Not atomically: syncing each of thousands of files costs more than encoding them. The table that names the pictures is
+    written last, so a set without it is incomplete and is written again.
+    """
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     data = io.BytesIO()
     if path.suffix == ".png":
         image.save(data, "PNG")
     else:
         image.save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    files.atomic_write(path, data.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.getvalue())
 
 
 def numbers(values: Float[np.ndarray, " n"]) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 from core_jax.data import files
 from gaze_jax.gaze_set import RIGHT, GazeSet
 from gaze_jax.readers import gazehub as layout
+from gaze_jax.readers.convention import Convention
+from gaze_jax.readers.gazehub_columns import VARIANTS, Variant
 from gaze_jax.writers.common import (
     as_seen,
     by_person,
@@ -23,7 +25,7 @@ Path = pathlib.Path
 
 # The distance of the virtual cameras that these data sets were normalised with.
 _DISTANCE_MM = 600.0
-_UNIT = layout.Convention(stored="vector")
+_UNIT = Convention(stored="vector")
 
 
 def write_gazehub(gaze_set: GazeSet, root: str | os.PathLike, variant: str) -> None:
@@ -35,12 +37,12 @@ def write_gazehub(gaze_set: GazeSet, root: str | os.PathLike, variant: str) -> N
     Args:
       gaze_set: eyes for "mpiigaze", faces for the others, with head poses where the variant has them.
       root: gets `Image` and `Label`.
-      variant: a key of `readers.gazehub.VARIANTS`.
+      variant: a key of `gazehub_columns.VARIANTS`.
 
     Raises:
       WriterError: the set holds something else.
     """
-    kind = layout.VARIANTS[variant]
+    kind = VARIANTS[variant]
     require(gaze_set, f"gazehub_{variant}", kind=kind.kind, head="2DHead" in kind.columns)
     root = Path(root)
     lines: dict[str, list[str]] = {}
@@ -65,7 +67,7 @@ def write_gazehub(gaze_set: GazeSet, root: str | os.PathLike, variant: str) -> N
 
 
 def _fields(
-    gaze_set: GazeSet, variant: layout.Variant, row: int, person: str, number: int
+    gaze_set: GazeSet, variant: Variant, row: int, person: str, number: int
 ) -> dict[str, str]:
     """Every column a variant may have, as text."""
     rows, rule = np.array([row]), variant.convention
@@ -77,18 +79,14 @@ def _fields(
     camera = _UNIT.store(seen)[0] @ norm
     origin = norm[2] * _DISTANCE_MM / scale[0]
     plain = dataclasses.replace(rule, scaled=False)
-    if variant is layout.VARIANTS["gaze360"]:
+    if variant is VARIANTS["gaze360"]:
         source = f"rec_{int(gaze_set.person[row]):03d}/head/000000/{number:06d}.jpg"
     else:
         source = f"day01/{number:04d}.jpg"
     if variant.kind == "eye":
         pictures = {"Image": f"{person}/{number}.jpg"}
     else:
-        folder = (
-            f"subject{int(gaze_set.person[row]):04d}"
-            if variant is layout.VARIANTS["eth"]
-            else person
-        )
+        folder = f"subject{int(gaze_set.person[row]):04d}" if variant is VARIANTS["eth"] else person
         pictures = dict.fromkeys(("Face", "Left", "Right"), f"{folder}/face/{number}.jpg")
     return pictures | {
         "Origin": source,

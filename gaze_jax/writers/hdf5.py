@@ -12,7 +12,7 @@ from PIL import Image
 from core_jax.data import files
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.readers import eth_xgaze, faze, mpiifacegaze
-from gaze_jax.readers.common import require_h5py
+from gaze_jax.readers.pictures import require_h5py
 from gaze_jax.writers.common import WriterError, as_seen, by_person, require, require_size
 
 Path = pathlib.Path

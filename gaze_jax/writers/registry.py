@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.readers import gazehub
+from gaze_jax.readers import gazehub_columns
 from gaze_jax.writers.common import WriterError
 from gaze_jax.writers.gaze360 import write_gaze360
 from gaze_jax.writers.gazehub import write_gazehub
@@ -18,7 +18,7 @@ FORMATS: dict[str, Callable[[GazeSet, str | os.PathLike], None]] = {
     "mpiifacegaze": write_mpiifacegaze,
     **{
         f"gazehub_{name}": functools.partial(write_gazehub, variant=name)
-        for name in gazehub.VARIANTS
+        for name in gazehub_columns.VARIANTS
     },
     "gaze360": write_gaze360,
     "eth_xgaze": write_eth_xgaze,
