@@ -45,6 +45,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.6",
         "pillow>=11.0",
+        "pyyaml>=6.0",
         "safetensors>=0.6",
         "scipy>=1.15",
         "tensorboardX>=2.6.4",

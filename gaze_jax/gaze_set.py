@@ -57,7 +57,7 @@ class GazeSet:
       norm: the rotation R of the normalisation, g_normalised = R g_camera; the identity where there was none.
       scale: d_n / d of the normalisation; 1 where there was none.
       source: where every sample comes from, for messages and tables.
-      camera: name of the virtual camera (`gaze_jax.geometry.CAMERAS`), "" for plain crops.
+      camera: name of the virtual camera (`gaze_jax.normalization.CAMERAS`), "" for plain crops.
       synthetic: whether the pictures were rendered.
       part: what the source's own lists put every sample in: "train", "val", "test" of an official split, "cluster0" and so
         on of clusters of persons, "" for none; empty where the source has no such lists.
