@@ -21,6 +21,13 @@ _CENTRAL = 2 / 3
 # Weaker correlations than this say nothing about conventions: crossed ones reach .1 in good sets.
 _TELLING = 0.2
 _FEWEST = 20
+# What the virtual cameras of faces look at; strips of eyes are centred between the eyes.
+_REFERENCES = {
+    "mpiifacegaze": ("mpii",),
+    "eth_face": ("eth",),
+    "eth_face448": ("eth",),
+    "faze_strip": ("left_eye", "right_eye"),
+}
 # Half the size of the window that stands for an eye's central two thirds in a picture of a face.
 _HALF_EYE_MM = (12.5, 7.5)
 
@@ -66,7 +73,7 @@ class Eyes:
     def __init__(self, gaze_set: GazeSet):
         self._set = gaze_set
         self.known = gaze_set.kind == "eye" or (
-            gaze_set.camera in CAMERAS and bool(gaze_set.has_head.all())
+            gaze_set.camera in _REFERENCES and bool(gaze_set.has_head.all())
         )
 
     def boxes(self, row: int) -> list[tuple[int, int, int, int]]:
@@ -94,9 +101,11 @@ class Eyes:
         pitch, yaw = self._set.head[row].astype(float)
         turn = Rotation.from_euler("YX", [yaw, -pitch]).as_matrix()
         model = {name: np.array(point) for name, point in face_model.POINTS.items()}
-        kind = "eth" if camera.name.startswith("eth") else "mpii"
+        reference = np.mean(
+            [face_model.reference_point(model, kind) for kind in _REFERENCES[camera.name]], axis=0
+        )
         eyes = np.stack([model["right_eye_centre"], model["left_eye_centre"]])
-        seen = (eyes - face_model.reference_point(model, kind)) @ turn.T
+        seen = (eyes - reference) @ turn.T
         seen[:, 2] += camera.distance_mm
         pixels = camera.focal_px * width / camera.width
         return seen[:, :2] / seen[:, 2:] * pixels + np.array([width / 2, height / 2])

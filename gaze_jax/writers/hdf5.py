@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from core_jax.data import files
+from gaze_jax import self_test
 from gaze_jax.gaze_set import GazeSet
+from gaze_jax.normalization import CAMERAS
 from gaze_jax.readers import eth_xgaze, faze, mpiifacegaze
 from gaze_jax.readers.pictures import require_h5py
 from gaze_jax.writers.common import WriterError, as_seen, by_person, require, require_size
@@ -85,7 +87,7 @@ def write_faze(gaze_set: GazeSet, root: str | os.PathLike, *, name: str = "faze.
     """Writes one file of strips of 64 x 256 pixels.
 
     Args:
-      gaze_set: RGB faces with head poses; of square ones the strip around the eyes is cut out and resized.
+      gaze_set: RGB faces with head poses; of others the strip around the eyes is cut out and enlarged.
       root: gets the file.
       name: of the file.
 
@@ -98,27 +100,32 @@ def write_faze(gaze_set: GazeSet, root: str | os.PathLike, *, name: str = "faze.
         for person, rows in by_person(gaze_set).items():
             pictures, gaze, head = as_seen(gaze_set, rows)
             norm = gaze_set.norm[rows].reshape(-1, 9)
-            file[f"{person}/pixels"] = _strips(pictures)
+            file[f"{person}/pixels"] = _strips(gaze_set, rows, pictures)
             file[f"{person}/labels"] = np.concatenate(
                 [rule.store(gaze), rule.store(head), norm], axis=1
             )
 
 
-def _strips(pictures: np.ndarray) -> np.ndarray:
+def _strips(gaze_set: GazeSet, rows: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """The pictures themselves, or what FAZE's virtual camera sees of faces: the part around the eyes, larger."""
     height, width = faze.SIZE[:2]
     if pictures.shape[1:] == faze.SIZE:
         return pictures
-    if pictures.shape[1] != pictures.shape[2] or pictures.shape[3] != 3:
+    eyes = self_test.Eyes(gaze_set)
+    if pictures.shape[3] != 3 or not eyes.known:
         raise WriterError(
-            f"pictures are {pictures.shape[1:]}, expected {faze.SIZE} or square RGB faces"
+            f"{gaze_set.name}: pictures are {gaze_set.size} of the camera {gaze_set.camera!r}, expected {faze.SIZE}, or "
+            "RGB faces of a virtual camera, out of which strips can be cut"
         )
-    # A quarter of the face as high as wide, with the eyes a quarter of its side above its centre.
-    side = pictures.shape[1]
-    top = side // 4
-    cut = pictures[:, top : top + side // 4]
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BILINEAR))
-            for x in cut
-        ]
-    )
+    strip, own = CAMERAS[faze.CAMERA], CAMERAS[gaze_set.camera]
+    pixels = own.focal_px / own.distance_mm * pictures.shape[2] / own.width
+    half = np.array([width, height]) / 2 * strip.distance_mm / strip.focal_px * pixels
+    size = np.array([pictures.shape[2], pictures.shape[1]])
+    found = []
+    for row, picture in zip(rows.tolist(), pictures, strict=True):
+        # A head that is turned far has eyes near the border: the strip stays inside.
+        middle = np.clip(eyes.centres(row).mean(0), half, size - half)
+        box = (*(middle - half), *(middle + half))
+        image = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, box=box)
+        found.append(np.asarray(image))
+    return np.stack(found)

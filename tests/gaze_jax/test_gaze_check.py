@@ -61,6 +61,15 @@ def test_wrong_labels_are_named(good, change, words):
     assert re.search(words, problems[0]), problems[0]
 
 
+def test_strips_cut_from_faces_show_the_eyes(tmp_path):
+    faces = seeing_set("face", persons=1, per_person=30)
+    writers.write(faces, tmp_path, "faze")
+    strips = check.check("faze", tmp_path)
+    assert strips.problems == strips.notes == ()
+    assert strips.test.yaw_x < -0.6
+    assert strips.test.pitch_y < -0.6
+
+
 def test_a_verdict_needs_evidence():
     noise = look(random_set("eye", persons=2, per_person=40))
     assert noise.problems == ()
