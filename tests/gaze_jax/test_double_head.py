@@ -41,6 +41,15 @@ def test_masks_drop_exactly_five_and_never_leave_a_half_empty():
         np.testing.assert_array_equal(double_head.answer(f, own, "exclude"), -1)
 
 
+@pytest.mark.parametrize("mask", ["zero", "exclude"])
+def test_gradient_goes_to_the_largest_channel_alone(mask):
+    grad = jax.grad(lambda f: double_head.answer(f, KEEP, mask).sum())(F)
+    # Zeroed channels that win take the gradient with them.
+    zero = [[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
+    exclude = [[0, 0, 1, 0, 1, 0], [0, 0, 1, 1, 0, 0]]
+    np.testing.assert_array_equal(grad, zero if mask == "zero" else exclude)
+
+
 @pytest.mark.parametrize(("width", "dropped"), [(32, 16), (31, 5), (32, -1)])
 def test_masks_that_could_empty_a_half_are_refused(width, dropped):
     with pytest.raises(ValueError, match="so that each half keeps one"):
