@@ -6,6 +6,7 @@ outdoors in plain crops (Gaze360), D like wide poses under hard light (ETH-XGaze
 
 import dataclasses
 import functools
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+from PIL import Image
 from tqdm import tqdm
 
 from gaze_jax.normalization import CAMERAS
@@ -49,7 +51,7 @@ DOMAINS = {
             head_sd=(25, 35),
             light=(1.3, 0.4, 0.6),
             strength=(0.8, 1.4),
-            ambient=0.25,
+            ambient=0.32,
             noise=(0.003, 0.01),
         ),
     )
@@ -180,11 +182,21 @@ def shade(kind: str, domain: str, what: Scene) -> UInt8[np.ndarray, "N H W c"]:
     def batch(first: int) -> np.ndarray:
         # The last batch repeats its last scene: one shape, one program, the same bytes.
         rows = np.minimum(np.arange(first, first + size), count - 1)
-        return np.asarray(shader(scene.take(what, rows)))[: count - first]
+        pictures = np.asarray(shader(scene.take(what, rows)))[: count - first]
+        return _compressed(pictures, what.jpeg[first]) if kind == "frames" else pictures
 
     # One picture occupies one core: tiles come one after another.
     with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as pool:
         return np.concatenate(list(pool.map(batch, range(0, count, size))))
+
+
+def _compressed(pictures: UInt8[np.ndarray, "1 H W 3"], quality: int) -> np.ndarray:
+    """A frame after JPEG at a quality; 0 leaves it as it is."""
+    if quality == 0:
+        return pictures
+    file = io.BytesIO()
+    Image.fromarray(pictures[0]).save(file, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(file))[None]
 
 
 def make(

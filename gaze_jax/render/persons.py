@@ -5,7 +5,7 @@ Faces are symmetric, so that a mirrored picture shows the same person. The angle
 seen, and the visual axis, which is the label, is what personal calibration has to find.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,7 +16,8 @@ from gaze_jax.render.draws import Draws
 # The line through both corners of an eye turns back towards the ear by this much.
 WRAP_RAD = 0.28
 
-Column = Float32[np.ndarray, " N"]
+# Arrays with a leading axis N: of NumPy where scenes are drawn, of JAX and without that axis where they are shaded.
+Column = Any
 
 
 class Person(NamedTuple):
@@ -38,12 +39,12 @@ class Person(NamedTuple):
     depth: Column
     ball_x: Column
     ball_y: Column
-    kappa: Float32[np.ndarray, "N 2"]
+    kappa: Column
     iris_radius: Column
     iris_tone: Column
     iris_hue: Column
     sclera_tone: Column
-    frequency: Float32[np.ndarray, "N 2"]
+    frequency: Column
     phase: Column
     width: Column
     upper: Column
@@ -57,9 +58,9 @@ class Person(NamedTuple):
     crease: Column
     lash: Column
     eye_distance: Column
-    nose: Float32[np.ndarray, "N 3"]
-    mouth: Float32[np.ndarray, "N 3"]
-    tip: Float32[np.ndarray, "N 3"]
+    nose: Column
+    mouth: Column
+    tip: Column
     hair_tone: Column
     brow: Column
     brow_strength: Column
@@ -86,6 +87,7 @@ def make(count: int, *, seed: int | str) -> Person:
         raise ValueError(f"persons is {count}: expected at least 1")
     draws = Draws(f"gaze/person/{seed}", count)
     uniform, normal = draws.uniform, draws.normal
+    skin_tone = uniform("skin_tone", 0.25, 0.8)
 
     def moved(name: str) -> np.ndarray:
         point = face_model.POINTS[name]
@@ -116,7 +118,7 @@ def make(count: int, *, seed: int | str) -> Person:
         lower_power=uniform("lower_power", 0.6, 1.1),
         follow=uniform("follow", 0.7, 1.3),
         tilt=uniform("tilt", -0.12, 0.08),
-        skin_tone=uniform("skin_tone", 0.25, 0.8),
+        skin_tone=skin_tone,
         skin_hue=uniform("skin_hue", -1.0, 1.0),
         crease=uniform("crease", 1.5, 4.0),
         lash=uniform("lash", 0.2, 0.7),
@@ -124,7 +126,8 @@ def make(count: int, *, seed: int | str) -> Person:
         nose=moved("nose_left"),
         mouth=moved("mouth_left"),
         tip=moved("nose_tip"),
-        hair_tone=uniform("hair_tone", 0.04, 0.4),
+        # Blond goes with fair skin.
+        hair_tone=0.04 + uniform("hair", 0, 1) * (0.05 + 0.6 * np.maximum(skin_tone - 0.4, 0.0)),
         brow=uniform("brow", 11.5, 15.0),
         brow_strength=uniform("brow_strength", 0.35, 0.8),
         size=uniform("size", 0.95, 1.05),

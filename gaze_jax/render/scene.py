@@ -5,10 +5,10 @@ cameras. Angles are drawn where labels live, in the space of the normalised patc
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float
 
 from gaze_jax import geometry
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT
@@ -24,7 +24,8 @@ _MOST_HEAD_DEG = {"eyes": (40.0, 55.0), "faces": (50.0, 80.0), "frames": (50.0, 
 # An eye behind its nose is not seen: beyond this yaw the sample is turned to the other side.
 _FAR_SIDE_DEG = -35.0
 
-Column = Float32[np.ndarray, " N"]
+# Arrays with a leading axis N: of NumPy where scenes are drawn, of JAX and without that axis where they are shaded.
+Column = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,22 +73,22 @@ class Scene(NamedTuple):
     """
 
     person: Person
-    side: Int64[np.ndarray, " N"]
-    rotation: Float32[np.ndarray, "N 3 3"]
-    translation: Float32[np.ndarray, "N 3"]
-    reference: Float32[np.ndarray, "N 3"]
-    norm: Float32[np.ndarray, "N 3 3"]
+    side: Column
+    rotation: Column
+    translation: Column
+    reference: Column
+    norm: Column
     scale: Column
-    visual: Float32[np.ndarray, "N 2 3"]
-    gaze_camera: Float32[np.ndarray, "N 3"]
-    target: Float32[np.ndarray, "N 3"]
-    gaze: Float32[np.ndarray, "N 2"]
-    head: Float32[np.ndarray, "N 2"]
-    intrinsics: Float32[np.ndarray, "N 3 3"]
-    light: Float32[np.ndarray, "N 3"]
+    visual: Column
+    gaze_camera: Column
+    target: Column
+    gaze: Column
+    head: Column
+    intrinsics: Column
+    light: Column
     strength: Column
     ambient: Column
-    gradient: Float32[np.ndarray, "N 2"]
+    gradient: Column
     pupil: Column
     opening: Column
     specular: Column
@@ -96,11 +97,11 @@ class Scene(NamedTuple):
     blur_px: Column
     glasses: Column
     fringe: Column
-    background: Float32[np.ndarray, "N 3"]
-    slope: Float32[np.ndarray, "N 2"]
-    cloth: Float32[np.ndarray, "N 3"]
-    noise_seed: np.ndarray
-    jpeg: Int64[np.ndarray, " N"]
+    background: Column
+    slope: Column
+    cloth: Column
+    noise_seed: Column
+    jpeg: Column
 
 
 def _turn(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -143,8 +144,9 @@ def _as_seen(angles: np.ndarray, side: np.ndarray) -> np.ndarray:
 
 
 def _reference(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras (N, 3, 3) of raw frames and where in front of them faces are (N, 3), mm."""
+    """Cameras (N, 3, 3) of raw frames, one for each person, and where in front of them faces are (N, 3), mm."""
     focal, distance = draws.uniform("focal", 500, 1000), draws.uniform("distance", 400, 900)
+    focal = np.full_like(focal, focal[0])
     height, width = FRAME
     column, row = draws.uniform("column", -90, 90), draws.uniform("row", -40, 40)
     zero, one = np.zeros_like(focal), np.ones_like(focal)

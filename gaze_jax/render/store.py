@@ -21,8 +21,9 @@ from tqdm import tqdm
 from core_jax.data import files, records
 from gaze_jax.gaze_set import GazeSet, InMemory
 from gaze_jax.normalization import CAMERAS
-from gaze_jax.render import domains
+from gaze_jax.render import domains, frames
 from gaze_jax.render import persons as people_of
+from gaze_jax.render.frames import write_frames as write_frames
 from gaze_jax.render.scene import Scene
 
 MANIFEST = "manifest.json"
@@ -157,16 +158,7 @@ def _record(what: Scene, row: int, pixels: UInt8[np.ndarray, "H W c"]) -> bytes:
             [what.scale[row], what.side[row], 0.0],
         ]
     )
-    return numbers.astype("<f4").tobytes() + encode(pixels)
-
-
-def encode(pixels: UInt8[np.ndarray, "H W c"]) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-        file, "PNG", compress_level=1
-    )
-    return file.getvalue()
+    return numbers.astype("<f4").tobytes() + frames.encode(pixels)
 
 
 def _picture(payload: bytes) -> UInt8[np.ndarray, "H W c"]:
