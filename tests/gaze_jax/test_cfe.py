@@ -89,17 +89,18 @@ def path(theirs, tmp_path):
 
 
 @functools.cache
-def program(train: bool):
+def program():
     def run(params, images):
-        extractor = cfe.CFE(CONFIG)
-        f, x, stats = extractor.features(params.trainable, params.stats, images, train=train)
-        return f, x, extractor.gaze(params.trainable, f), stats
+        f, x, _ = cfe.CFE(CONFIG).features(params.trainable, params.stats, images)
+        return f, x, cfe.CFE(CONFIG).gaze(params.trainable, f)
 
     return jax.jit(run)
 
 
-def in_torch(module: GazeTR, faces: np.ndarray):
+def in_torch(module: GazeTR, faces: np.ndarray, backward: bool = False):
     f, x, yaw_pitch = module(nchw(faces[..., ::-1].astype(np.float32) / 255))
+    if backward:
+        yaw_pitch.pow(2).sum().backward()
     return f.detach().numpy(), nhwc(x), yaw_pitch.detach().numpy()[:, ::-1]
 
 
@@ -108,25 +109,25 @@ def close(ours, theirs, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_equals_torch(theirs, path, faces, train):
-    f, x, gaze, stats = program(train)(gazetr_weights.read(path, CONFIG), faces)
-    expected = in_torch(theirs.train(train), faces)
-    for one, other in zip((f, x, gaze), expected, strict=True):
+def test_inference_equals_torch(theirs, path, faces):
+    ours = program()(gazetr_weights.read(path, CONFIG), faces)
+    for one, other in zip(ours, in_torch(theirs.eval(), faces), strict=True):
         close(one, other)
-    after = tensors(theirs)["base_model.conv.1.running_mean"]
-    np.testing.assert_allclose(stats["reduce_bn"]["mean"], after, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_equal_torchs(theirs, path, faces):
+def test_training_equals_torch_with_statistics_and_gradients(theirs, path, faces):
     params, extractor = gazetr_weights.read(path, CONFIG), cfe.CFE(CONFIG)
 
     def loss(trainable):
-        f, _, _ = extractor.features(trainable, params.stats, faces, train=True)
-        return jnp.sum(extractor.gaze(trainable, f) ** 2)
+        f, x, stats = extractor.features(trainable, params.stats, faces, train=True)
+        gaze = extractor.gaze(trainable, f)
+        return jnp.sum(gaze**2), (f, x, gaze, stats)
 
-    grads = jax.jit(jax.grad(loss))(params.trainable)
-    theirs.train()(nchw(faces[..., ::-1].astype(np.float32) / 255))[2].pow(2).sum().backward()
+    grads, (*ours, stats) = jax.jit(jax.grad(loss, has_aux=True))(params.trainable)
+    for one, other in zip(ours, in_torch(theirs.train(), faces, backward=True), strict=True):
+        close(one, other)
+    after = tensors(theirs)["base_model.conv.1.running_mean"]
+    np.testing.assert_allclose(stats["reduce_bn"]["mean"], after, rtol=1e-5, atol=1e-5)
     kernel = theirs.encoder.layers[0].linear1.weight.grad.numpy().T
     close(grads["layer_0"]["fc1"]["kernel"], kernel, 1e-3)
     stem = theirs.base_model.conv1.weight.grad.numpy().transpose(2, 3, 1, 0)
@@ -155,8 +156,11 @@ def test_full_size_has_the_published_number_of_parameters():
 
 
 @pytest.fixture(scope="module")
-def fresh():
-    return cfe.CFE(CONFIG).init(key=jax.random.key(0))
+def fresh(tmp_path_factory):
+    """Read from a file, which compiles nothing."""
+    path = tmp_path_factory.mktemp("fresh") / "gazetr.safetensors"
+    safetensors.numpy.save_file(tensors(randomise(GazeTR(CONFIG), 4)), path, {"input": "bgr"})
+    return gazetr_weights.read(path, CONFIG)
 
 
 def test_positions_reach_queries_and_keys_only(fresh):
@@ -171,7 +175,7 @@ def test_positions_reach_queries_and_keys_only(fresh):
 def test_fusion_stands_between_map_and_tokens(fresh, faces):
     extractor = cfe.CFE(CONFIG)
     run = lambda fuse: extractor.features(fresh.trainable, fresh.stats, faces, fuse=fuse)[:2]
-    plain, (f, x) = program(False)(fresh, faces), jax.jit(lambda: run(lambda x: 2 * x + 1))()
+    plain, (f, x) = program()(fresh, faces), jax.jit(lambda: run(lambda x: 2 * x + 1))()
     np.testing.assert_allclose(x, plain[1], atol=1e-6)
     assert x.shape == (3, 2, 2, 16)
     assert np.abs(f - plain[0]).max() > 1e-3
@@ -189,7 +193,7 @@ def test_model_trains_and_dropout_follows_its_key(fresh, faces):
     assert one[0] == same[0] != other[0]
     assert jax.tree.structure(one[1].stats) == jax.tree.structure(fresh.stats)
     head = jnp.zeros((3, 2))
-    f, _, gaze, _ = program(False)(fresh, faces)
+    f, _, gaze = program()(fresh, faces)
     np.testing.assert_allclose(jax.jit(model.predict)(fresh, faces, head), gaze, atol=1e-6)
     assert jax.eval_shape(model.features, fresh, faces, head).shape == f.shape
 
