@@ -2,8 +2,10 @@
 
   python -m launch.data check --dataset=gaze/mpiigaze --root=DIR [--read=subset=all]    check.json and check.png
   python -m launch.data render --dataset=gaze/eyes_A --out=DIR [--format=mpiigaze]      15 persons x 200 unless told otherwise
+  python -m launch.data render --dataset=gaze/frames_B --out=DIR --per_person=20        camera frames with landmarks
 
-Time on two cores: a check reads some 3,000 eyes or 300 faces a second; rendering makes about 200 eyes or 10 faces a second.
+Time on two cores: a check looks at some 500 eyes or 100 faces a second; rendering makes about 200 eyes, 10 faces or 5 frames a
+second.
 """
 
 import pathlib
@@ -65,23 +67,23 @@ def render(datasets: list[str] | None, root: str | None, seed: int) -> int:
       ValueError: what is missing or unknown.
     """
     from gaze_jax import readers, writers
-    from gaze_jax.render import store
+    from gaze_jax.render import frames, store
 
     if not _OUT.value or not datasets or len(datasets) != 1:
         raise ValueError("render needs one --dataset=gaze/eyes_A (or another) and --out=DIR")
     name, out = datasets[0].removeprefix(PREFIX), pathlib.Path(_OUT.value)
-    frames = tuple(f"frames_{domain}" for domain in "ABCD")
-    if name not in (*readers.RENDERED, *frames):
-        known = ", ".join(PREFIX + known for known in (*readers.RENDERED, *frames))
+    of_frames = tuple(f"frames_{domain}" for domain in "ABCD")
+    if name not in (*readers.RENDERED, *of_frames):
+        known = ", ".join(PREFIX + known for known in (*readers.RENDERED, *of_frames))
         raise ValueError(
             f"--dataset={datasets[0]}: nothing of this name is rendered. Known are {known}"
         )
-    if _FORMAT.value and (name in frames or _FORMAT.value not in writers.FORMATS):
+    if _FORMAT.value and (name in of_frames or _FORMAT.value not in writers.FORMATS):
         raise ValueError(
             f"--format={_FORMAT.value}: expected one of {', '.join(writers.FORMATS)}, and no raw frames"
         )
-    if name in frames:
-        store.write_frames(out, name.removeprefix("frames_"), **_rendered(seed))
+    if name in of_frames:
+        frames.write_frames(out, name.removeprefix("frames_"), **_rendered(seed))
         print(f"{out}: pictures, landmarks.csv, truth.csv")
         return 0
     found = store.open_set(name, root or out, **_rendered(seed))
