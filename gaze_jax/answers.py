@@ -62,7 +62,7 @@ class Answerer:
     def _alone(self, seen: Sequence[View], sides: np.ndarray) -> Float[np.ndarray, "n 2"]:
         assert self._predict is not None
         angles = batches.run(self._predict, self._params, *_stacked(seen))
-        if self._personal is None:
+        if self._personal is None or not self._personal.corrections:
             return angles
         features = self.features(seen) if self._personal.needs_features else None
         return self._personal.correct(angles, sides, features)

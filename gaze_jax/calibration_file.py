@@ -26,6 +26,7 @@ from core_jax.data import files
 from core_jax.train import Params
 from gaze_jax import calibrate
 from gaze_jax.model import Model
+from gaze_jax.screen import Regression
 
 Path = pathlib.Path
 FORMAT = "gaze calibration 1"
@@ -54,12 +55,13 @@ class Personal:
 
     Attributes:
       person: a name.
-      method: "offset", "affine", "ridge" or "references".
+      method: "offset", "affine", "ridge", "references", or "screen", which corrects no gaze.
       corrections: side to what was fitted; empty with references.
       references: side to labelled pictures; empty otherwise.
       mode: how comparisons become one answer (`modes.MODES`), with references.
       blend: of mode "blend".
       residual_deg: side to the error at each point after the calibration.
+      screen: the screen as it was learned, with method "screen".
       points: what each point was, such as the file.
     """
 
@@ -70,6 +72,7 @@ class Personal:
     mode: str = "calib"
     blend: float = 0.0
     residual_deg: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    screen: Regression | None = None
     points: tuple[str, ...] = ()
 
     @property
@@ -83,6 +86,8 @@ class Personal:
         Raises:
           ValueError: other sides, or references for a network that does not compare.
         """
+        if self.method == "screen":
+            return
         needed = ("left", "right") if model.kind == "eye" else ("face",)
         missing = [side for side in needed if side not in (self.references or self.corrections)]
         if missing:
@@ -202,7 +207,14 @@ def _to_json(personal: Personal) -> dict[str, Any]:
         "points": list(personal.points),
         "residual_deg": {side: list(v) for side, v in personal.residual_deg.items()},
         "sides": sides,
+        "screen": None if personal.screen is None else _lists(personal.screen),
     }
+
+
+def _lists(record: Any) -> dict[str, Any]:
+    """The arrays of a dataclass as lists."""
+    fields = dataclasses.fields(record)
+    return {field.name: np.asarray(getattr(record, field.name)).tolist() for field in fields}
 
 
 def _from_json(person: str, entry: Mapping[str, Any]) -> Personal:
@@ -232,8 +244,15 @@ def _from_json(person: str, entry: Mapping[str, Any]) -> Personal:
         mode=entry["mode"],
         blend=entry["blend"],
         residual_deg={side: tuple(v) for side, v in entry["residual_deg"].items()},
+        screen=_screen(entry["screen"]),
         points=tuple(entry["points"]),
     )
+
+
+def _screen(values: Mapping[str, Any] | None) -> Regression | None:
+    if values is None:
+        return None
+    return Regression(**{name: np.asarray(value, np.float64) for name, value in values.items()})
 
 
 def _png(image: UInt8[np.ndarray, "H W c"]) -> str:

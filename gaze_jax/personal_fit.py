@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gaze_jax import calibrate, geometry, modes
+from gaze_jax import calibrate, geometry, modes, screen
 from gaze_jax.calibration_file import SIDES, Labelled, Personal
 from gaze_jax.gaze_set import LEFT, RIGHT
 from gaze_jax.predict import Frame, GazeEstimator
@@ -20,17 +20,19 @@ _MIRROR = np.asarray([1.0, -1.0])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Look:
-    """A picture, and where its largest face looked; one of the two is given.
+    """A picture, and where its largest face looked; one of the three is given.
 
     Attributes:
       frame: the picture.
       target_mm: the point that was looked at, camera space.
       gaze_rad: (pitch, yaw) in camera space.
+      screen_px: the pixel of a screen whose place is not known; for `fit_screen`.
     """
 
     frame: Frame
     target_mm: Float[np.ndarray, " 3"] | None = None
     gaze_rad: Float[np.ndarray, " 2"] | None = None
+    screen_px: Float[np.ndarray, " 2"] | None = None
 
 
 def fit(
@@ -101,6 +103,42 @@ def fit(
     )
 
 
+def fit_screen(estimator: GazeEstimator, looks: Sequence[Look], *, person: str) -> Personal:
+    """Where on a screen a person looks, learned from looks at known pixels: for screens whose place is not known.
+
+    Args:
+      estimator: without calibration.
+      looks: with `screen_px`, five or more.
+      person: a name.
+
+    Raises:
+      ValueError: too few looks, or pictures without a face.
+    """
+    found = [estimator.batch([look.frame])[0][:1] for look in looks]
+    problems = [
+        f"{look.frame.name}: {faces[0].problem if faces else 'no face'}"
+        for look, faces in zip(looks, found)
+        if not faces or faces[0].problem
+    ]
+    if problems:
+        raise ValueError(_unusable(problems, len(looks)))
+    angles = np.stack([faces[0].camera_rad for faces in found])
+    px = np.stack([np.asarray(look.screen_px) for look in looks])
+    return Personal(
+        person=person,
+        method="screen",
+        screen=screen.fit_ridge(angles, px),
+        points=tuple(look.frame.name for look in looks),
+    )
+
+
+def _unusable(problems: Sequence[str], count: int) -> str:
+    return (
+        f"{len(problems)} of {count} pictures cannot calibrate anything; replace them or take them off the list:\n  "
+        + "\n  ".join(problems)
+    )
+
+
 def _mode(estimator: GazeEstimator, count: int) -> str:
     """Networks without an answer of their own can only add differences; others mix both from three references on."""
     if estimator.model.predict is None:
@@ -124,10 +162,7 @@ def _seen(
             gaze = _truth(look, placed[0], view, estimator.reference)
             pairs.append((view, gaze))
     if problems:
-        raise ValueError(
-            f"{len(problems)} of {len(looks)} pictures cannot calibrate anything; replace them or take them off the list:\n  "
-            + "\n  ".join(problems)
-        )
+        raise ValueError(_unusable(problems, len(looks)))
     return pairs
 
 

@@ -270,7 +270,7 @@ class GazeEstimator:
             residual_px=placed.residual_px,
             distance_mm=float(np.linalg.norm(origin)),
             blink=placed.face.blink,
-            calibrated=self.personal is not None,
+            calibrated=self.personal is not None and self.personal.method != "screen",
             problem=placed.problem,
         )
 
@@ -303,8 +303,13 @@ class GazeEstimator:
         )
 
     def _on_screen(self, face: FaceGaze) -> FaceGaze:
-        if self.screen is None or face.problem:
+        if face.problem:
             return face
+        if self.screen is None:
+            learned = self.personal and self.personal.screen
+            if not learned:
+                return face
+            return dataclasses.replace(face, screen_px=learned.point(face.camera_rad))
         mm, px, on_screen = screen_lib.point(face.origin_mm, face.camera_vector, self.screen)
         return dataclasses.replace(
             face,

@@ -20,7 +20,17 @@ Path = pathlib.Path
 _AT_ONCE = 8
 FLAGS = (
     *("landmarks", "boxes", "landmarker", "intrinsics", "virtual_camera", "screen", "calibration"),
-    *("person", "calibrate", "calibration_method", "max_faces", "draw", "smooth", "resume", "show"),
+    *(
+        "person",
+        "fold",
+        "calibrate",
+        "calibration_method",
+        "max_faces",
+        "draw",
+        "smooth",
+        "resume",
+        "show",
+    ),
 )
 """The flags of `launch.predict` that only this task has."""
 
@@ -77,7 +87,11 @@ def run(values: Any) -> None:
     from gaze_jax.predict import GazeEstimator
 
     open_run = functools.partial(
-        GazeEstimator.from_run, values.workdir, camera=values.virtual_camera, **options
+        GazeEstimator.from_run,
+        values.workdir,
+        camera=values.virtual_camera,
+        fold=values.fold,
+        **options,
     )
     estimator = open_run()
     if values.calibrate:

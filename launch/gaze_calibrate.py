@@ -15,7 +15,10 @@ Path = pathlib.Path
 _FORMS = {
     ("target_x_mm", "target_y_mm", "target_z_mm"): "a point in camera space",
     ("pitch_deg", "yaw_deg"): "a direction in camera space",
-    ("screen_x_px", "screen_y_px"): "a point on the screen of --screen",
+    (
+        "screen_x_px",
+        "screen_y_px",
+    ): "a point on the screen, whose place --screen says or the points teach",
 }
 
 
@@ -64,8 +67,15 @@ def calibrate(
         raise config.ConfigError(
             f"{targets}: --input has no {', '.join(list(unused)[:10])}; expected every frame of the table in it"
         )
-    personal = personal_fit.fit(estimator, looks, person=person, method=method)
+    if looks and looks[0].screen_px is not None:
+        personal = personal_fit.fit_screen(estimator, looks, person=person)
+    else:
+        personal = personal_fit.fit(estimator, looks, person=person, method=method)
     calibration_file.save(out, personal, estimator.digest)
+    if personal.screen is not None:
+        print(
+            "no --screen=FILE: the screen is learned from the points and holds for this seat alone"
+        )
     for side, errors in personal.residual_deg.items():
         worst = int(np.argmax(errors))
         print(
@@ -77,7 +87,7 @@ def calibrate(
 
 
 def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np.ndarray]]:
-    """What was looked at in each frame: {"target_mm": (3,)} or {"gaze_rad": (2,)}.
+    """What was looked at in each frame: {"target_mm": (3,)}, {"gaze_rad": (2,)} or {"screen_px": (2,)}.
 
     Raises:
       ConfigError: the table cannot be used.
@@ -95,8 +105,6 @@ def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np
             f"--calibrate={path}: {len(rows)} rows with columns {', '.join(sorted(names)) or '(none)'}; expected frame and "
             f"one of: {known}"
         )
-    if form[0].startswith("screen") and screen is None:
-        raise config.ConfigError(f"--calibrate={path} has points on a screen: give --screen=FILE")
     found, problems = {}, []
     for number, row in enumerate(rows, start=2):
         try:
@@ -119,6 +127,8 @@ def _target(form: tuple[str, ...], values: np.ndarray, screen: Any) -> dict[str,
     if form[0] == "pitch_deg":
         return {"gaze_rad": np.deg2rad(values)}
     if form[0].startswith("screen"):
+        if screen is None:
+            return {"screen_px": values}
         flat = np.asarray([*(values / screen.px_per_mm), 0.0])
         values = screen.rotation @ flat + screen.translation_mm
     return {"target_mm": values}

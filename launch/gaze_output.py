@@ -116,15 +116,19 @@ def counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def summary(counts: dict[str, int], out: Path) -> str:
     """The counts in words: nothing is left out silently."""
-    said = [f"{counts['frames']} frames, {counts['faces']} faces"]
-    for name, words in (
-        ("without_face", "frames without a face"),
-        ("unreadable", "files that cannot be read"),
-        ("without_gaze", "faces whose gaze cannot be told (see problem)"),
+    said = [_several(counts["frames"], "frame"), _several(counts["faces"], "face")]
+    for name, thing, what in (
+        ("without_face", "frame", "without a face"),
+        ("unreadable", "file", "that cannot be read"),
+        ("without_gaze", "face", "without gaze (see problem)"),
     ):
         if counts[name]:
-            said.append(f"{counts[name]} {words}")
+            said.append(f"{_several(counts[name], thing)} {what}")
     return f"{', '.join(said)}: {out / LINES}, {out / TABLE}"
+
+
+def _several(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 class Names:

@@ -84,7 +84,7 @@ def test_a_folder(folder, tmp_path, capsys):
     expected = {"frames": 4, "faces": 3, "without_face": 1, "unreadable": 1, "without_gaze": 0}
     assert counts == expected
     printed = capsys.readouterr().out
-    assert "1 frames without a face, 1 files that cannot be read" in printed
+    assert "4 frames, 3 faces, 1 frame without a face, 1 file that cannot be read" in printed
     rows = {row["source"]: row for row in lines(out)}
     assert rows[str(folder / "empty.png")]["faces"] == []
     assert "not a readable picture" in rows[str(folder / "broken.jpg")]["error"]
@@ -262,6 +262,7 @@ FLAGS = dict.fromkeys(
     "virtual_camera": "",
     "calibration_method": "offset",
     "max_faces": None,
+    "fold": 0,
     "draw": None,
     "smooth": True,
     "resume": False,
@@ -272,7 +273,7 @@ FLAGS = dict.fromkeys(
 @pytest.fixture
 def flags(monkeypatch):
     """Flags of a run whose network is the toy."""
-    from_run = lambda workdir, camera="", **options: GazeEstimator(
+    from_run = lambda workdir, camera="", fold=0, **options: GazeEstimator(
         networks("dot"), PARAMS, CAMERAS["eth_face"], **{"intrinsics": INTRINSICS, **options}
     )
     monkeypatch.setattr(GazeEstimator, "from_run", from_run)
@@ -297,6 +298,27 @@ def test_calibration_from_pictures_with_known_targets(folder, tmp_path, flags, c
         gaze.run(flags(**common, out=tmp_path / "own", calibration=me, person="bob"))
 
 
+def test_a_screen_whose_place_is_not_known_is_learned(tmp_path, flags):
+    rows, inputs = ["frame,screen_x_px,screen_y_px"], []
+    for i, (dx, dy) in enumerate(
+        [(-40, -20), (0, -20), (40, -20), (-40, 20), (0, 20), (40, 20), (9, 3)]
+    ):
+        inputs.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.roll(picture(dx), dy, axis=0)).save(inputs[-1])
+        rows.append(f"{i}.png,{960 + 10 * dx},{540 + 10 * dy}")
+    (tmp_path / "targets.csv").write_text("\n".join(rows))
+    named = {path.name: [{"points": FACE.points_px}] for path in inputs}
+    (tmp_path / "all.json").write_text(json.dumps(named))
+    common = {"input": [str(tmp_path / "*.png")], "landmarks": str(tmp_path / "all.json")}
+    me = str(tmp_path / "me.json")
+    gaze.run(flags(**common, calibrate=str(tmp_path / "targets.csv"), calibration=me))
+    gaze.run(flags(**common, out=tmp_path / "out", calibration=me, draw=[]))
+    (face,) = lines(tmp_path / "out")[6]["faces"]
+    assert face["screen_px"] == pytest.approx([1050, 570], abs=15)
+    assert face["screen_mm"] is None
+    assert not face["calibrated"]
+
+
 def test_targets_that_cannot_be_used(folder, tmp_path):
     path = tmp_path / "targets.csv"
     read = lambda text, screen=None: (
@@ -307,8 +329,8 @@ def test_targets_that_cannot_be_used(folder, tmp_path):
         config.ConfigError, match="2 rows with columns frame, x; expected frame and one of"
     ):
         read("frame,x\na,1\nb,2\n")
-    with pytest.raises(config.ConfigError, match="give --screen=FILE"):
-        read("frame,screen_x_px,screen_y_px\na,1,2\n")
+    found = read("frame,screen_x_px,screen_y_px\na,1,2\n")["a"]["screen_px"]
+    np.testing.assert_array_equal(found, [1, 2])
     with pytest.raises(config.ConfigError, match=r"line 2: \['', '2'\]\n  line 3"):
         read("frame,pitch_deg,yaw_deg\na,,2\nb,nan,1\n")
     screen = types.SimpleNamespace(
