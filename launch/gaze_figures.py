@@ -210,7 +210,8 @@ def person_bars(values: Mapping[tuple[str, str], Mapping[str, float]], title: st
     across, tones = len(values), colours(label for label, _ in values)
     seen: dict[str, int] = {}
     with report.figure_style():
-        figure = Figure(figsize=(min(16.0, max(6.4, 0.11 * across * len(persons) + 2.0)), 4.2))
+        size = min(16.0, max(6.4, 0.11 * across * len(persons) + 2.0))
+        figure = Figure(figsize=(size, 4.2))
         axis = figure.subplots()
         width = 0.84 / across
         for number, ((label, name), errors) in enumerate(values.items()):
@@ -231,7 +232,7 @@ def person_bars(values: Mapping[tuple[str, str], Mapping[str, float]], title: st
         axis.set_xlim(-0.6, len(persons) - 0.4)
         axis.set_ylabel("angular error, degrees")
         axis.set_title(title)
-        figure.legend(loc="outside lower left", ncols=min(4, across))
+        figure.legend(loc="outside lower left", ncols=min(across, int(size / 2.6)))
     return figure
 
 

@@ -210,13 +210,14 @@ def test_corruption_hits_whom_it_is_said_to_hit(params, data, who):
     entries = evaluate.judge_pairs(MODEL, params, data, rows, settings)
     key = jax.random.fold_in(jax.random.key(settings.seed), severity)
 
+    apply = jax.jit(lambda image, key: corrupt.apply(kind, image, severity, key=key))
+
     def spoil(role, row, place):
         del place
         if who not in (role, "both"):
             return None
         image = jnp.asarray(data.images.array[row])[None]
-        spoilt = corrupt.apply(kind, image, severity, key=jax.random.fold_in(key, row))
-        return np.asarray(spoilt)[0]
+        return np.asarray(apply(image, jax.random.fold_in(key, row)))[0]
 
     found = of_persons(entries, corrupted=who, corruption=kind, severity=4.0, mode="diffnn", k=3)
     expected = brute_force(params, data, rows, settings, k=3, mode="diffnn", draw=0, spoil=spoil)

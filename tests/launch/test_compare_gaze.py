@@ -9,7 +9,7 @@ import pytest
 
 from core_jax.train.report import Table, markdown
 from gaze_jax.gaze_set import GazeSet, InMemory
-from launch import compare, config, report, results, runs, tasks
+from launch import compare, config, gather, report, results, runs, tasks
 from launch.comparisons import gaze, gaze_pictures, gaze_published, gaze_samples, gaze_scores
 
 HARD = (0.8, 1.0, 1.2)
@@ -138,7 +138,7 @@ def base():
     return gaze_drnet_demo.get_config().lock()
 
 
-def test_a_comparison_runs_reports_and_skips(base, built, tmp_path, capsys):
+def test_a_comparison_runs_reports_and_skips(base, built, tmp_path, monkeypatch, capsys):
     folder, arms = tmp_path / "runs", compare.arms(gaze.DEFAULT, {}, "gaze")
     path = compare.compare(base, folder, arms, seeds=[1, 2])
     assert len(built) == 6
@@ -165,6 +165,7 @@ def test_a_comparison_runs_reports_and_skips(base, built, tmp_path, capsys):
         (row,) = [r for r in csv.DictReader(file) if r["method"] == "drnet, 1 image"]
     assert (float(row["eyes_A"]), float(row["eyes_B"])) == (7.5, 12.0)
 
+    monkeypatch.setattr(report, "write", lambda *given: path)
     compare.compare(base, folder, compare.arms(["drnet"], {}, "gaze"), seeds=[1, 2])
     assert len(built) == 6
     assert capsys.readouterr().out.count("done before") == 2
@@ -303,19 +304,13 @@ def test_a_lookup_is_refused_and_a_smallest_number_marked(base, tmp_path):
     assert markdown(table).count("**1.00**") == 2
 
 
-def test_a_report_of_runs_whose_data_is_gone_leaves_their_samples_out(
-    tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "runs" / "drnet" / "seed1"
-    folder.mkdir(parents=True)
-    rows = [row | {"seed": 1} for row in lines("drnet", 1)]
-    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "config.json").write_text(json.dumps({"task": "gaze", "seed": 1}))
+def test_a_run_whose_data_is_gone_has_no_samples(tmp_path, monkeypatch, capsys):
+    def read(run):
+        if run.label == "drnet":
+            raise FileNotFoundError("data/gaze is not there")
 
-    def gone(run):
-        raise FileNotFoundError("data/gaze is not there")
-
-    monkeypatch.setattr(gaze_samples, "of_run", gone)
-    path = report.write([tmp_path / "runs"], tmp_path / "report")
-    assert "the report leaves out the picture of drnet's answers" in capsys.readouterr().out
-    assert not (path.parent / "directions.png").exists()
+    monkeypatch.setattr(gaze_samples, "of_run", read)
+    names = ("diffnn", "drnet")
+    assert gaze_pictures.of_samples({n: gather.Run(tmp_path, n, 1) for n in names}) == []
+    out = capsys.readouterr().out
+    assert out == "the report leaves out the picture of drnet's answers: data/gaze is not there\n"
