@@ -54,7 +54,8 @@ class GazeSet:
       person: index into `persons`.
       persons: their names, sorted.
       side: LEFT, RIGHT or FACE of every sample.
-      norm: the rotation R of the normalisation, g_normalised = R g_camera; the identity where there was none.
+      norm: the rotation R of the normalisation, g_normalised = R g_camera before a right eye is mirrored; the identity
+        where there was none.
       scale: d_n / d of the normalisation; 1 where there was none.
       source: where every sample comes from, for messages and tables.
       camera: name of the virtual camera (`gaze_jax.normalization.CAMERAS`), "" for plain crops.
