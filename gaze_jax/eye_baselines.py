@@ -61,7 +61,7 @@ class LeNet(nn.Module):
         del train
         for i, width in enumerate((20, 50)):
             x = nn.Conv(width, (5, 5), padding="VALID", dtype=self.dtype, name=f"conv_{i}")(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = trunks.max_pool(x)
         x = nn.Dense(500, dtype=self.dtype, name="fc")(x.reshape(x.shape[0], -1))
         return jax.nn.relu(x)
 

@@ -16,6 +16,20 @@ TRUNKS = ("diffnn", "vgg16", "resnet18")
 _VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
+def max_pool(x: Float[Array, "B H W E"], stride: int = 2) -> Float[Array, "B h w E"]:
+    """The maximum of each 2 x 2 window; rows and columns that fill none are left out.
+
+    Written out as a maximum of four: the gradient of a window reduction takes a third of DRNet's training step on CPUs. Where
+    values tie, the gradient is shared among them.
+    """
+    height, width = x.shape[1:3]
+    rows, columns = (
+        [slice(first, size - 1 + first, stride) for first in (0, 1)] for size in (height, width)
+    )
+    upper, lower = (jnp.maximum(x[:, i, columns[0]], x[:, i, columns[1]]) for i in rows)
+    return jnp.maximum(upper, lower)
+
+
 class DiffNNTrunk(nn.Module):
     """conv5-32 BN ReLU pool2, conv5-32 BN ReLU pool2, conv4-64 BN ReLU, without padding: (B, 48, 72, c) to (B, 6, 12, 64)."""
 
@@ -29,7 +43,7 @@ class DiffNNTrunk(nn.Module):
             x = nn.Conv(width, (size, size), padding="VALID", dtype=self.dtype, name=f"conv_{i}")(x)
             x = jax.nn.relu(BatchNorm(dtype=self.dtype, name=f"norm_{i}")(x, train))
             if i < 2:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x)
         return x
 
 
@@ -58,7 +72,7 @@ class VGG16(nn.Module):
                     name=f"conv_{i}_{j}",
                 )
                 x = jax.nn.relu(conv(x))
-            x = nn.max_pool(x, (2, 2), (stride, stride))
+            x = max_pool(x, stride)
         return x
 
 
