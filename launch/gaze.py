@@ -18,51 +18,67 @@ from launch.gaze_sources import Pictures, Shot, Source, Video
 
 Path = pathlib.Path
 _AT_ONCE = 8
-FLAGS = (
-    *("landmarks", "boxes", "landmarker", "intrinsics", "virtual_camera", "screen", "calibration"),
-    *(
-        "person",
-        "fold",
-        "calibrate",
-        "calibration_method",
-        "max_faces",
-        "draw",
-        "smooth",
-        "resume",
-        "show",
-    ),
-)
-"""The flags of `launch.predict` that only this task has."""
 
 
-def define() -> None:
-    """Define the flags."""
-    flags.DEFINE_string("landmarks", None, "faces' points for every frame, CSV or JSON")
-    flags.DEFINE_string("boxes", None, "faces' boxes for every frame, CSV or JSON")
-    flags.DEFINE_string("landmarker", None, "mediapipe's model file face_landmarker.task")
-    flags.DEFINE_string("intrinsics", None, "camera matrix and distortion, YAML, JSON or XML")
-    flags.DEFINE_string("virtual_camera", "", "of the training data; default: the run's")
+def define(values: flags.FlagValues) -> None:
+    """Define the flags of `launch.predict` that only this task has."""
+    flags.DEFINE_string(
+        "landmarks", None, "faces' points for every frame, CSV or JSON", flag_values=values
+    )
+    flags.DEFINE_string(
+        "boxes", None, "faces' boxes for every frame, CSV or JSON", flag_values=values
+    )
+    flags.DEFINE_string(
+        "landmarker", None, "mediapipe's model file face_landmarker.task", flag_values=values
+    )
+    flags.DEFINE_string(
+        "intrinsics", None, "camera matrix and distortion, YAML, JSON or XML", flag_values=values
+    )
+    flags.DEFINE_string(
+        "virtual_camera", "", "of the training data; default: the run's", flag_values=values
+    )
     flags.DEFINE_string(
         "screen",
         None,
         "JSON: size_px, size_mm, camera_mm of a screen with a camera in its plane, or rotation, translation_mm, px_per_mm",
+        flag_values=values,
     )
-    flags.DEFINE_string("calibration", None, "calibration file to use")
-    flags.DEFINE_string("person", "", "whose calibration")
+    flags.DEFINE_integer(
+        "fold", 0, "which network of a run of all folds", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_string("calibration", None, "calibration file to use", flag_values=values)
+    flags.DEFINE_string("person", "", "whose calibration", flag_values=values)
     flags.DEFINE_string(
-        "calibrate", None, "CSV of frames and where the person looked; writes --calibration"
+        "calibrate",
+        None,
+        "CSV of frames and where the person looked; writes --calibration",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "calibration_method",
         "offset",
         ["offset", "affine", "ridge", "references"],
         "what --calibrate fits",
+        flag_values=values,
     )
-    flags.DEFINE_integer("max_faces", None, "only the largest so many", lower_bound=1)
-    flags.DEFINE_list("draw", None, "of arrow, box, landmarks, head, angles; or nothing")
-    flags.DEFINE_bool("smooth", True, "steady the angles in videos")
-    flags.DEFINE_bool("resume", False, "continue where an interrupted run stopped")
-    flags.DEFINE_bool("show", False, "show the pictures while they are made")
+    flags.DEFINE_integer(
+        "max_faces", None, "only the largest so many", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_list(
+        "draw", None, "of arrow, box, landmarks, head, angles; or nothing", flag_values=values
+    )
+    flags.DEFINE_bool("smooth", True, "steady the angles in videos", flag_values=values)
+    flags.DEFINE_bool(
+        "resume", False, "continue where an interrupted run stopped", flag_values=values
+    )
+    flags.DEFINE_bool("show", False, "show the pictures while they are made", flag_values=values)
+
+
+def names() -> list[str]:
+    """The flags that `define` defines."""
+    own = flags.FlagValues()
+    define(own)
+    return list(own)
 
 
 def run(values: Any) -> None:

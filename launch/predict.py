@@ -84,9 +84,9 @@ def _require_flags(task: str) -> None:
     values = flags.FLAGS
     needed = [] if values.workdir else ["out"]
     segmenting, classifying = ["background", "things", "resize"], ["top", "reject"]
-    foreign = [*segmenting, *gaze.FLAGS]
+    foreign = [*segmenting, *gaze.names()]
     if task == "gba":
-        needed, foreign = [*needed, "classes"], [*classifying, *gaze.FLAGS]
+        needed, foreign = [*needed, "classes"], [*classifying, *gaze.names()]
     if task == "gaze":
         foreign = [*segmenting, *classifying, "classes"]
     missing = [f"--{name} is missing" for name in needed if values[name].value is None]
@@ -195,5 +195,5 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "reject", False, "also print how far the positive prompt beats the negative one"
     )
-    gaze.define()
+    gaze.define(flags.FLAGS)
     config.run(main, runs.failures)

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 from PIL import Image
 
 from gaze_jax import face_gaze, faces
@@ -254,22 +255,6 @@ def test_without_opencv_videos_say_what_to_install(monkeypatch, tmp_path):
         gaze_sources.find(["camera:0"])
 
 
-FLAGS = dict.fromkeys(
-    ("landmarks", "boxes", "landmarker", "intrinsics", "screen", "calibration", "calibrate")
-) | {
-    "workdir": "run",
-    "person": "",
-    "virtual_camera": "",
-    "calibration_method": "offset",
-    "max_faces": None,
-    "fold": 0,
-    "draw": None,
-    "smooth": True,
-    "resume": False,
-    "show": False,
-}
-
-
 @pytest.fixture
 def flags(monkeypatch):
     """Flags of a run whose network is the toy."""
@@ -277,7 +262,11 @@ def flags(monkeypatch):
         networks("dot"), PARAMS, CAMERAS["eth_face"], **{"intrinsics": INTRINSICS, **options}
     )
     monkeypatch.setattr(GazeEstimator, "from_run", from_run)
-    return lambda **given: types.SimpleNamespace(**{**FLAGS, **given})
+    defined = absl_flags.FlagValues()
+    gaze.define(defined)
+    defined.mark_as_parsed()
+    defaults = {name: defined[name].value for name in gaze.names()} | {"workdir": "run"}
+    return lambda **given: types.SimpleNamespace(**{**defaults, **given})
 
 
 def test_calibration_from_pictures_with_known_targets(folder, tmp_path, flags, capsys):
