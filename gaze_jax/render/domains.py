@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
@@ -154,7 +155,7 @@ def scenes(kind: str, domain: str, person: int, per_person: int, seed: int) -> S
 def _shader(kind: str, domain: str) -> Callable[[Scene], jax.Array]:
     found = find(domain)
     virtual = CAMERAS[CAMERA[kind]]
-    matrix = virtual.matrix
+    matrix = jnp.asarray(virtual.matrix)
     if kind == "eyes":
         one = lambda s: picture.eye_patch(s, matrix, virtual.height, virtual.width, half=found.half)
     elif kind == "faces":

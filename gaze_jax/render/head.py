@@ -68,7 +68,9 @@ class _Part(NamedTuple):
 def _groups(person: Person) -> list[list[_Part]]:
     """The ellipsoids of one person, near ones together; those that carry named points follow them."""
 
-    def part(what: tuple, shift: Array | float = 0.0, mirrored: bool = False, scale=1.0) -> _Part:
+    def part(
+        what: tuple, shift: Array | float = 0.0, mirrored: bool = False, scale: Array | float = 1.0
+    ) -> _Part:
         sign = jnp.asarray([-1.0 if mirrored else 1.0, 1.0, 1.0], jnp.float32)
         centre, radii = (jnp.asarray(numbers, jnp.float32) for numbers in what[:2])
         return _Part(sign * (centre * scale + shift), radii * scale, what[2])
@@ -127,7 +129,7 @@ def shade(
     zero = jnp.zeros_like(rays[0])
     met = _Sum(zero, zero, zero, zero, (zero, zero, zero))
     for group in _groups(person):
-        centre = sum(part.centre for part in group) / len(group)
+        centre = jnp.mean(jnp.stack([part.centre for part in group]), axis=0)
         reach = [jnp.linalg.norm(p.centre - centre) + jnp.max(p.radii) for p in group]
         met = jax.lax.cond(
             _touches(head.camera, rays, centre, jnp.max(jnp.stack(reach))),

@@ -5,6 +5,8 @@ normalised patch, so that a patch shows exactly what warping the frame would. Al
 vmap.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -283,7 +285,8 @@ def _blur(picture: Float[Array, "C H W"], sigma_px: Array) -> Array:
         pads = [(0, 0), (0, 0), (0, 0)]
         pads[axis] = (reach, reach)
         wide, size = jnp.pad(picture, pads, mode="edge"), picture.shape[axis]
-        picture = sum(
+        shifted = [
             taps[i] * jax.lax.slice_in_dim(wide, i, i + size, axis=axis) for i in range(_BLUR_TAPS)
-        )
+        ]
+        picture = functools.reduce(jnp.add, shifted)
     return picture

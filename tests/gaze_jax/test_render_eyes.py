@@ -180,7 +180,7 @@ def test_iris_is_where_the_optical_axis_points(eyes):
 
 def test_offsets_follow_kappa():
     """Gaze fitted to the middle of the dark iris over all people misses each person by that person's kappa."""
-    people, each = 16, 32
+    people, each = 10, 32
     who = bare(persons.make(people, seed="kappa"))
     one = np.ones(people, np.float32)
     # Eyes of one shape: only kappa tells people apart.
