@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import ml_collections
 import numpy as np
 import pytest
 
@@ -229,17 +230,19 @@ def test_runs_of_other_folds_are_the_same_recipe(base):
     assert runs.recipe_digest(config.override(base, {"drnet.weight": 0.25})) not in digests
 
 
-def test_methods_are_valid_configurations_that_differ(base):
+def test_results_name_every_method_as_the_comparison_does():
     from gaze_jax import config as gaze_config
+    from gaze_jax import networks
 
-    eyes = ("mean", "absolute", "diffnn", "drnet", "lenet_eye", "resnet8_eye", "gazenet_eye")
-    found = []
-    for name in eyes:
-        values = config.override(base, gaze.METHODS[name]).to_dict()
-        found.append(
-            gaze_config.read({k: v for k, v in values.items() if k not in ("task", "fit")})
-        )
-    assert len({(one.model, one.drnet.use) for one in found}) == len(eyes)
+    every = ml_collections.ConfigDict(dataclasses.asdict(gaze_config.Config()))
+    names = [*gaze.METHODS, *(f"{m}+{v}" for m in ("drnet", "cfe") for v in gaze.VARIANTS)]
+    for arm in compare.arms([*names, "ablation"], gaze.VARIANTS, "gaze"):
+        if "pairwise" in arm.label and "drnet" in arm.label:
+            # DRNet has a loss of differences already.
+            continue
+        found = gaze_config.read(config.override(every, arm.changes))
+        if "dfenet.vfm" not in gaze.VARIANTS.get(arm.label.partition("+")[2], {}):
+            assert networks.method(found) == arm.label.partition("+")[0]
 
 
 def test_published_numbers_stand_beside_real_data_only():
