@@ -188,11 +188,14 @@ def test_patches_are_those_that_leave_the_last_block(batch):
     pixels = vision.pixels(batch["image"], "clip", jnp.float32)
     params, stats = vision.init(jax.random.key(0))
     assert not {"post_norm", "projection"} & set(params)
-    got, _ = jax.jit(vision.maps, static_argnums=3)(params, stats, pixels, True)
-    _, taps = jax.jit(lambda p, x: clip.encode_image(p, opened.config, x, taps=True))(
-        opened.params, pixels
-    )
-    np.testing.assert_allclose(got, taps[-1][:, 1:].reshape(4, 8, 8, 128), atol=1e-4)
+
+    @jax.jit
+    def both(params, whole, pixels):
+        _, taps = clip.encode_image(whole, opened.config, pixels, taps=True)
+        return vision.maps(params, stats, pixels, True)[0], taps[-1][:, 1:]
+
+    got, expected = both(params, opened.params, pixels)
+    np.testing.assert_allclose(got, expected.reshape(4, 8, 8, 128), atol=1e-4)
 
 
 def test_without_its_modules_it_is_the_extractor(batch):
@@ -201,18 +204,22 @@ def test_without_its_modules_it_is_the_extractor(batch):
     assert not params.frozen
     assert set(params.trainable) == set(params.stats) == {"cfe"}
 
+    own = Params(trainable=params.trainable["cfe"], stats=params.stats["cfe"])
+
     @jax.jit
-    def both(params):
-        own = Params(trainable=params.trainable["cfe"], stats=params.stats["cfe"])
-        arguments = batch["image"], batch["head"]
+    def both(params, own):
         value, aux = model.loss(params.trainable, params.frozen, params.stats, batch, key)
         expected, expected_aux = plain.loss(own.trainable, own.frozen, own.stats, batch, key)
-        return (
-            (value, aux.stats["cfe"], model.predict(params, *arguments)),
-            (expected, expected_aux.stats, plain.predict(own, *arguments)),
-        )
+        return (value, aux.stats["cfe"]), (expected, expected_aux.stats)
 
-    jax.tree.map(np.testing.assert_array_equal, *both(params))
+    jax.tree.map(np.testing.assert_array_equal, *both(params, own))
+    # The same program, so that it need not run.
+    arguments = batch["image"], batch["head"]
+    programs = [
+        str(jax.make_jaxpr(one.predict)(of, *arguments))
+        for one, of in ((model, params), (plain, own))
+    ]
+    assert programs[0] == programs[1]
 
 
 def test_language_and_second_head_cost_nothing_at_inference(batch):
