@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from core_jax.train import Params
-from gaze_jax import calibration_file, cameras, face_model, geometry, views
+from gaze_jax import calibration_file, cameras, face_model, geometry, placing, views
 from gaze_jax import screen as screen_lib
 from gaze_jax.answers import Answerer
 from gaze_jax.calibration_file import Personal
@@ -26,8 +26,9 @@ from gaze_jax.face_gaze import FaceGaze
 from gaze_jax.faces import Face, Landmarker, Tracker
 from gaze_jax.model import Model
 from gaze_jax.normalization import CAMERAS, VirtualCamera
+from gaze_jax.placing import Placed
 from gaze_jax.smoothing import Smoother
-from gaze_jax.views import Placed, View
+from gaze_jax.views import View
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,7 @@ class GazeEstimator:
                 + ": give landmarks (--landmarks or --landmarker), or use a face network without head pose"
             )
         return [
-            views.place(
+            placing.place(
                 face,
                 self.intrinsics_of(frame.image),
                 self._face_points_mm,

@@ -110,3 +110,11 @@ def vector(pitch, yaw):
 
 def angle_deg(a, b):
     return np.rad2deg(np.arctan2(np.linalg.norm(np.cross(a, b)), np.dot(a, b)))
+
+
+def with_dot(at, radius=2.5):
+    """A grey picture with a dark dot."""
+    y, x = np.mgrid[:480, :640]
+    image = np.full((480, 640, 3), 128, np.uint8)
+    image[np.hypot(x - at[0], y - at[1]) <= radius] = 0
+    return image

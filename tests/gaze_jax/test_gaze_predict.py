@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from gaze_jax import batches, face_gaze, face_model, views
+from gaze_jax import batches, face_gaze, face_model, placing, views
 from gaze_jax.cameras import Intrinsics
 from gaze_jax.faces import Face, from_points
 from gaze_jax.normalization import CAMERAS, normalize
@@ -29,6 +29,7 @@ from tests.gaze_jax.gaze_toys import (
     toy,
     turn,
     vector,
+    with_dot,
 )
 
 networks = functools.cache(lambda predict: toy(predict=predict))
@@ -39,14 +40,6 @@ SHIFT_MM = np.array([40.0, -30.0, 620.0])
 def estimator(model=None, camera="eth_face", **options):
     options = {"intrinsics": INTRINSICS, **options}
     return GazeEstimator(model or networks("constant"), PARAMS, CAMERAS[camera], **options)
-
-
-def with_dot(at, radius=2.5):
-    """A grey picture with a dark dot."""
-    y, x = np.mgrid[:480, :640]
-    image = GREY.copy()
-    image[np.hypot(x - at[0], y - at[1]) <= radius] = 0
-    return image
 
 
 @pytest.mark.parametrize("reference", ["eth", "mpii"])
@@ -88,7 +81,7 @@ def test_the_patch_is_centred_on_the_reference_point_and_1_6_px_a_mm():
 def test_both_eyes_are_looked_at_the_right_one_in_a_mirror():
     rotation = turn(4, -8, 5)
     face, points = posed(rotation, SHIFT_MM)
-    placed = views.place(face, INTRINSICS, face_model.POINTS, box_suffices=False)
+    placed = placing.place(face, INTRINSICS, face_model.POINTS, box_suffices=False)
     sides = {"left_eye": 0, "right_eye": 1}
     for kind, side in sides.items():
         origin = face_model.reference_point(points, kind)
@@ -118,7 +111,7 @@ def test_both_eyes_are_looked_at_the_right_one_in_a_mirror():
 def test_grey_patches_are_equalised_where_that_is_asked():
     ramp = np.broadcast_to(np.linspace(100, 140, 640).astype(np.uint8)[None, :, None], GREY.shape)
     face, _ = posed(np.eye(3), SHIFT_MM)
-    placed = views.place(face, INTRINSICS, face_model.POINTS, box_suffices=False)
+    placed = placing.place(face, INTRINSICS, face_model.POINTS, box_suffices=False)
     image = views.padded(np.ascontiguousarray(ramp), INTRINSICS)
     look = lambda equalize: (
         views.look(
@@ -316,32 +309,6 @@ def test_the_point_on_the_screen():
     assert found.on_screen == bool((found.screen_px > 0).all())
 
 
-@pytest.mark.parametrize("along_ray", [False, True])
-def test_plain_crops(along_ray):
-    face, points = posed(turn(5, 10, 20), SHIFT_MM)
-    origin = face_model.reference_point(points, "eth")
-    # 23 mm to the right in the picture's plane: a tenth of 224 pixels.
-    image = with_dot(pixels(origin + np.array([23.0, 0.0, 0.0])))
-    crop = views.PlainCrop(224, 224, along_ray=along_ray)
-    model = networks("dot")
-    estimate = GazeEstimator(model, PARAMS, crop, intrinsics=INTRINSICS)
-    found = estimate.step(image, faces=[face])[0]
-    norm = ray_rotation(np.eye(3), origin) if along_ray else np.eye(3)
-    np.testing.assert_allclose(found.normalised_rad, [0, -0.224], atol=0.012)
-    assert angle_deg(found.camera_vector, norm.T @ vector(*found.normalised_rad)) < 0.01
-    np.testing.assert_allclose(found.norm, norm, atol=1e-5)
-    assert found.scale == 1
-
-
-def test_a_camera_follows_the_size_of_the_pictures():
-    fine = default_camera(toy(size=(448, 448, 3)), "mpiifacegaze")
-    assert (fine.width, fine.focal_px, fine.distance_mm) == (448, 3200, 1000)
-    with pytest.raises(
-        ValueError, match="looks at 60 x 36 pictures, and no virtual camera takes such: eth_face"
-    ):
-        default_camera(eye_toy(), "eth_face")
-
-
 def test_what_does_not_fit_is_refused():
     with pytest.raises(
         ValueError, match=r"mpiigaze_eye takes 60 x 36 pictures, toy looks at 224 x 224"
@@ -369,32 +336,10 @@ def test_a_real_face_goes_through_the_whole_chain():
     # She faces the camera and smiles, which must not pass for a nod.
     assert np.abs(np.rad2deg(found.head_rad)).max() < 15
     assert 1200 < found.distance_mm < 2000
-    placed = views.place(face, camera, face_model.POINTS, box_suffices=False)
+    placed = placing.place(face, camera, face_model.POINTS, box_suffices=False)
     options = {"eyes": True, "grey": True, "equalize": True, "reference": "eth"}
     padded = views.padded(image, camera)
     for view in views.look(padded, placed, camera, CAMERAS["mpiigaze_eye"], **options):
         # She looks at the camera: the iris, the darkest part of the lid's opening, lies near the middle.
         y, x = np.argwhere(view.patch[8:28, 12:48, 0] < 20).mean(0)
         assert (x, y) == pytest.approx((18, 10), abs=6)
-
-
-@pytest.mark.slow
-def test_rendered_frames_come_back_within_half_a_degree():
-    from core_jax.train import Params
-    from gaze_jax.render import domains, persons
-
-    frames = domains.make("frames", "A", 2, 2)
-    assert frames.landmarks is not None
-    names = list(persons.points(frames.scenes.person))
-    for row, image in enumerate(frames.images):
-        oracle = Params(trainable={"gaze": np.asarray(frames.gaze[row], np.float32)})
-        camera = Intrinsics(np.asarray(frames.scenes.intrinsics[row], np.float64))
-        estimate = GazeEstimator(
-            networks("constant"), oracle, CAMERAS["eth_face"], intrinsics=camera
-        )
-        (found,) = estimate.step(
-            image, faces=[from_points(dict(zip(names, frames.landmarks[row])))]
-        )
-        truth = np.asarray(frames.norm[row]).T @ vector(*frames.gaze[row])
-        assert angle_deg(found.camera_vector, truth) < 0.5
-        assert np.rad2deg(np.abs(found.normalised_rad - frames.gaze[row])).max() < 1e-3
