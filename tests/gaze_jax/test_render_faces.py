@@ -164,7 +164,7 @@ def test_frames_as_files(tmp_path, monkeypatch):
     store.write_frames(folder, "A", **options)
     assert rendered == [1]
     with pytest.raises(ValueError, match="holds frames of"):
-        store.write_frames(folder, "A", **(options | {"seed": 2}))
+        store.write_frames(folder, "A", **{**options, "seed": 2})
     with pytest.raises(ValueError, match="0 frames"):
         store.write_frames(folder, "A", persons=1, per_person=0)
 
