@@ -3,7 +3,9 @@
 python -m launch.train --config=configs/gaze_drnet_mpiigaze.py --workdir=runs/mpiigaze --config.data.root=MPIIGaze
 python -m launch.evaluate --workdir=runs/mpiigaze
 
-On CPUs one fold after the other is quicker: --config.data.fold=0, and so on.
+On CPUs one fold after the other is quicker, in one command too:
+
+python -m launch.compare --config=configs/gaze_drnet_mpiigaze.py --workdir=runs/mpiigaze --methods=drnet --folds=all
 """
 
 import ml_collections

@@ -28,7 +28,7 @@ class Way(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Codes of the pictures that queries, references and noise are taken from, by position."""
+    """Codes of the pictures of a person by position: as queries, as references, and as the noise that replaces these."""
 
     queries: Codes
     references: Codes
@@ -47,7 +47,6 @@ class Chosen(NamedTuple):
 
     query: Int[np.ndarray, " M"]
     references: Int[np.ndarray, "M k"]
-    noise: Int[np.ndarray, "M k"]
     reference_gaze: Float[np.ndarray, "M k 2"]
     gaze: Float[np.ndarray, "M 2"]
     draw: Int[np.ndarray, " M"]
@@ -88,7 +87,7 @@ class PairErrors:
     ):
         refuse(model, gaze_set, rows)
         self._model, self._params, self._set = model, params, gaze_set
-        self._k, self._queries, self._seed, self._batch = k, queries, seed, batch_size
+        self._queries, self._seed, self._batch = queries, seed, batch_size
         self._rows = enough(gaze_set, np.sort(np.asarray(rows, np.int64)), k, pool_sides)
         self._draws = splits.references(gaze_set, self._rows, k, draws, seed, pool_sides=pool_sides)
         self._capacity = int(np.unique(gaze_set.person[self._rows], return_counts=True)[1].max())
@@ -128,20 +127,17 @@ class PairErrors:
                 mine = mine[np.linspace(0, len(mine) - 1, self._queries).round().astype(int)]
             query = np.searchsorted(person.rows, draw.scored[mine])
             references = np.searchsorted(person.rows, draw.references[mine])
-            noise = np.broadcast_to(
-                (number * self._k + np.arange(self._k)) % len(person.rows), references.shape
-            )
-            parts.append((query, references, noise, np.full(len(mine), number)))
-        query, references, noise, draw = (np.concatenate(part) for part in zip(*parts))
+            parts.append((query, references, np.full(len(mine), number)))
+        query, references, draw = (np.concatenate(part) for part in zip(*parts))
         gaze = self._set.gaze[person.rows]
-        return Chosen(query, references, noise, gaze[references], gaze[query], draw)
+        return Chosen(query, references, gaze[references], gaze[query], draw)
 
     def alone(self, person: Person) -> Chosen:
         """Every picture of a person compared with itself."""
         query = np.arange(len(person.rows))
         gaze = self._set.gaze[person.rows]
         itself = query[:, None]
-        return Chosen(query, itself, itself, gaze[:, None], gaze, np.zeros_like(query))
+        return Chosen(query, itself, gaze[:, None], gaze, np.zeros_like(query))
 
     def errors(
         self,
@@ -168,7 +164,8 @@ class PairErrors:
             values = _errors(
                 self._params,
                 tables,
-                *(field.astype(np.int32) for field in part[:3]),
+                part.query.astype(np.int32),
+                part.references.astype(np.int32),
                 part.reference_gaze,
                 part.gaze,
                 blend,
@@ -239,7 +236,6 @@ def _errors(
     tables: Tables,
     query: Int[Array, " C"],
     references: Int[Array, "C k"],
-    noise: Int[Array, "C k"],
     reference_gaze: Float[Array, "C k 2"],
     gaze: Float[Array, "C 2"],
     blend: Float[Array, " W"],
@@ -251,14 +247,14 @@ def _errors(
     compare, count, k = model.references.compare, *references.shape
     asked = {name: value[jnp.repeat(query, k)] for name, value in tables.queries.items()}
 
-    def against(table: Codes, positions: Array) -> tuple[Array | None, Array | None]:
-        codes = {name: value[positions.reshape(-1)] for name, value in table.items()}
+    def against(table: Codes) -> tuple[Array | None, Array | None]:
+        codes = {name: value[references.reshape(-1)] for name, value in table.items()}
         return jax.tree.map(
             lambda x: x.astype(jnp.float32).reshape(count, k, 2), compare(params, asked, codes)
         )
 
-    clean = against(tables.references, references)
-    spoilt = against(tables.noise, noise) if any(way.noisy for way in ways) else clean
+    clean = against(tables.references)
+    spoilt = against(tables.noise) if any(way.noisy for way in ways) else clean
     found = []
     for number, way in enumerate(ways):
         mix = functools.partial(jnp.where, (jnp.arange(k) < way.noisy)[None, :, None])

@@ -7,6 +7,10 @@ Methods are those of the configuration's task (`launch/comparisons`: METHODS), a
 one (VARIANTS there, or your own: --variant=low_lr:lr=0.0005,epochs=20). `--methods=ablation` is the task's own list:
 fdbpl and it with each of its terms off; the host with each adapter, and both with each of their choices.
 
+`--folds=all` makes every fold of a cross-validating protocol (gaze: lopo, clusters, within), or `--folds=0,3` these: one run
+a fold, in WORKDIR/METHOD/seedN/foldM. Tables are over the persons of all folds. On accelerators `all` trains the folds side
+by side in one program, in WORKDIR/METHOD/seedN; on CPUs one after the other is quicker.
+
 A run lies in WORKDIR/METHOD/seedN. Finished runs are skipped and interrupted ones resumed, so the same command can be
 given again after a kill. Everything runs in one process: JAX starts once. The embedded world writes its own pictures;
 one lookup, over the union of the seeds' few-shot lists, serves all of FDBPL's runs: WORKDIR/lookup, or --lookup=DIR.
@@ -26,7 +30,7 @@ from launch import runs, start
 from launch.comparisons import base as comparisons
 from launch.comparisons.fdbpl import ABLATION, VARIANTS
 
-__all__ = ["ABLATION", "VARIANTS", "Arm", "arms", "compare", "own_variants", "read_seeds", "run"]
+__all__ = ["ABLATION", "VARIANTS", "Arm", "arms", "compare", "own_variants", "read_numbers", "run"]
 
 Path = pathlib.Path
 
@@ -57,22 +61,55 @@ def main(argv: list[str]) -> None:
     variants = {**known.VARIANTS, **own_variants(values.config, values.variant)}
     chosen = arms(values.methods or known.DEFAULT, variants, task)
     start.start()
-    compare(
-        values.config, values.workdir, chosen, seeds=read_seeds(values.seeds), lookup=values.lookup
-    )
+    seeds, folds = read_numbers(values.seeds), tuple(values.folds)
+    compare(values.config, values.workdir, chosen, seeds=seeds, folds=folds, lookup=values.lookup)
 
 
-def read_seeds(texts: Sequence[str]) -> list[int]:
-    """The numbers of `--seeds`.
+def read_numbers(texts: Sequence[str], flag: str = "seeds") -> list[int]:
+    """The numbers of `--seeds`, or of another flag.
 
     Raises:
       ConfigError: one is no number, or stands there twice.
     """
     if not all(text.isdecimal() for text in texts) or len(set(texts)) != len(texts) or not texts:
         raise config_lib.ConfigError(
-            f"--seeds={','.join(texts)}: expected different whole numbers, such as 1,2,3"
+            f"--{flag}={','.join(texts)}: expected different whole numbers, such as 1,2,3"
         )
     return [int(text) for text in texts]
+
+
+def fold_changes(
+    config: ml_collections.ConfigDict, folds: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What the runs of one method and seed change, by their folder below that of the seed ("" for itself).
+
+    Args:
+      config: of the method and seed.
+      folds: texts of `--folds`: none leaves the configuration's own fold, "all" stands for every one.
+
+    Raises:
+      ConfigError: no such folds.
+    """
+    if not folds:
+        return {"": {}}
+    count = comparisons.named(config.task).folds(config)
+    if count < 2:
+        raise config_lib.ConfigError(
+            f"--folds={','.join(folds)}: this configuration has one fold only; leave the flag out"
+        )
+    if list(folds) != ["all"]:
+        numbers = read_numbers(folds, "folds")
+        if max(numbers) >= count:
+            raise config_lib.ConfigError(
+                f"--folds={','.join(folds)}: there are {count} folds, 0 to {count - 1}"
+            )
+        return {f"fold{number}": {"data.fold": number} for number in numbers}
+
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return {"": {"data.fold": -1}}
+    return {f"fold{number}": {"data.fold": number} for number in range(count)}
 
 
 def arms(
@@ -133,6 +170,7 @@ def compare(
     chosen: Sequence[Arm],
     *,
     seeds: Sequence[int],
+    folds: Sequence[str] = (),
     lookup: str | Path | None = None,
 ) -> Path:
     """Make everything that is missing, then print the tables and write the report.
@@ -142,6 +180,7 @@ def compare(
       workdir: receives the runs, the lookup if it is to be built here, and report/.
       chosen: the rows.
       seeds: of the few-shot lists, the data order and the initialisation.
+      folds: see `fold_changes`.
       lookup: folder of FDBPL's lookup, built if it is not there; WORKDIR/lookup by default.
 
     Returns:
@@ -156,15 +195,17 @@ def compare(
     comparison = comparisons.named(base.task)
     places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
     common = {seed: comparison.changes(base, seed=seed, **places) for seed in seeds}
-    todo = [
-        (arm, seed, config_lib.override(base, {**common[seed], **arm.changes}))
-        for arm in chosen
-        for seed in seeds
-    ]
-    comparison.prepare([config for _, _, config in todo])
-    for number, (arm, seed, config) in enumerate(todo, 1):
-        title = f"[{number}/{len(todo)}] {arm.label}, seed {seed}"
-        run(config, workdir / arm.label / f"seed{seed}", arm.variant, title)
+    todo = []
+    for arm in chosen:
+        for seed in seeds:
+            config = config_lib.override(base, {**common[seed], **arm.changes})
+            for place, change in fold_changes(config, folds).items():
+                todo.append((arm, seed, place, config_lib.override(config, change)))
+    comparison.prepare([config for *_, config in todo])
+    for number, (arm, seed, place, config) in enumerate(todo, 1):
+        fold = place.replace("fold", ", fold ")
+        title = f"[{number}/{len(todo)}] {arm.label}, seed {seed}{fold}"
+        run(config, workdir / arm.label / f"seed{seed}" / place, arm.variant, title)
     labels = [arm.label for arm in chosen]
     folders = [workdir / arm.label for arm in chosen]
     print()
@@ -213,5 +254,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("lookup", None, "folder of FDBPL's lookup; WORKDIR/lookup unless given")
     flags.DEFINE_list("methods", None, "rows, see above; the task's main ones unless given")
     flags.DEFINE_list("seeds", ["1"], "seeds, comma-separated")
+    flags.DEFINE_list("folds", [], "folds of a cross-validation: all, or 0,1,2; the configured one")
     flags.DEFINE_multi_string("variant", [], "a variant of your own: NAME:key=value[,key=value...]")
     config_lib.run(main, runs.failures)

@@ -60,7 +60,7 @@ def render(datasets: list[str] | None, root: str | None, seed: int) -> int:
 
     Args:
       datasets: exactly one name, such as "gaze/eyes_A" or "gaze/frames_B".
-      root: where records are kept; beside the layout unless given.
+      root: where the records behind a layout are kept; beside it unless given.
       seed: of people and scenes.
 
     Raises:
@@ -86,7 +86,8 @@ def render(datasets: list[str] | None, root: str | None, seed: int) -> int:
         frames.write_frames(out, name.removeprefix("frames_"), **_rendered(seed))
         print(f"{out}: pictures, landmarks.csv, truth.csv")
         return 0
-    found = store.open_set(name, root or out, **_rendered(seed))
+    records = root if root and _FORMAT.value else out
+    found = store.open_set(name, records, **_rendered(seed))
     if _FORMAT.value:
         writers.write(found, out, _FORMAT.value)
     layout = f"as {_FORMAT.value}" if _FORMAT.value else "as records"

@@ -123,7 +123,7 @@ def recipes(
         groups.setdefault(key, {}).setdefault(row.get("config_digest"), []).append(row)
     for (name, *_), configurations in groups.items():
         for group in configurations.values():
-            folder = re.sub(r"/seed\d+$", "", group[0]["run"])
+            folder = re.sub(r"/seed\d+(/fold\d+)?$", "", group[0]["run"])
             yield (f"{name} ({folder})" if len(configurations) > 1 else name), group
 
 

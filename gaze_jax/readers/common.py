@@ -14,7 +14,6 @@ from gaze_jax.gaze_set import FACE, LEFT, RIGHT, GazeSet, Images, InMemory
 
 Path = pathlib.Path
 Problems = list[str]
-_GREY = (0.299, 0.587, 0.114)
 _SHOWN = 10
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 
@@ -134,18 +133,19 @@ class Samples:
             source=tuple(self.column("source")),
             camera=camera,
             space=space,
-            digest=self._digest(name, arrays["gaze"], pictures),
+            digest=self._digest(name, arrays, pictures),
             part=part if any(part) else (),
             **arrays,
         )
 
-    def _digest(self, name: str, gaze: np.ndarray, pictures: Images) -> str:
+    def _digest(self, name: str, arrays: dict[str, np.ndarray], pictures: Images) -> str:
         """Labels, sources and, where they are in memory, pixels; files of pixels are too large to be read for this."""
-        labels = hashlib.sha256(gaze.astype("<f4").tobytes()).hexdigest()
-        pixels = ""
+        known = [arrays[key] for key in sorted(arrays)]
         if isinstance(pictures, InMemory):
-            pixels = hashlib.sha256(np.ascontiguousarray(pictures.array).tobytes()).hexdigest()
-        return files.digest([name, self.column("source"), self.column("person"), labels, pixels])
+            known.append(pictures.array)
+        digests = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest() for x in known]
+        texts = [self.column(key) for key in ("source", "person", "part")]
+        return files.digest([name, *texts, *digests])
 
 
 def read_mat(path: Path, **options: Any) -> dict[str, Any]:

@@ -53,9 +53,13 @@ class Convention:
             vector = values * np.array(self.axes)
         else:
             pitchyaw = values[:, ::-1] if self.stored == "yaw_pitch" else values
+            pitchyaw = -pitchyaw if self.negated else pitchyaw
             if not self.scaled:
-                return (-pitchyaw if self.negated else pitchyaw).astype(np.float32)
-            vector = _vector(-pitchyaw if self.negated else pitchyaw)
+                return pitchyaw.astype(np.float32)
+            unscaled = _pitchyaw(_vector(pitchyaw) / _depth(scale, len(pitchyaw)))
+            # What is no angle in radians stays as it is, so that `check` sees it.
+            absurd = np.any(~(np.abs(pitchyaw) <= np.pi + 1e-4), axis=1)
+            return np.where(absurd[:, None], pitchyaw, unscaled).astype(np.float32)
         if self.scaled:
             vector = vector / _depth(scale, len(vector))
         return _pitchyaw(vector).astype(np.float32)

@@ -30,29 +30,18 @@ from gaze_jax.readers.pictures import FileImages
 Path = pathlib.Path
 
 IMAGES, LABELS, CLUSTERS = "Image", "Label", "ClusterLabel"
+EYES = "_eyes"
 
 
-def loader(name: str):
-    """The reader of one variant; the options of each are those it has."""
-    variant = VARIANTS[name]
-    if variant.eyes:
-        return functools.partial(_load_either, name)
-    return functools.partial(_load, name)
+def names() -> tuple[str, ...]:
+    """What `load` reads: the variants, and where they have pictures of both eyes, these under a name of their own."""
+    return (*VARIANTS, *(name + EYES for name, variant in VARIANTS.items() if variant.eyes))
 
 
-def _load(name: str, root: Path) -> tuple[GazeSet | None, Problems]:
-    return _read(name, root, eyes=False)
-
-
-def _load_either(name: str, root: Path, *, kind: str = "face") -> tuple[GazeSet | None, Problems]:
-    """`kind` chooses between the faces and the pictures of both eyes."""
-    if kind not in ("face", "eye"):
-        return None, [f"kind={kind!r}: expected face or eye"]
-    return _read(name, root, eyes=kind == "eye")
-
-
-def _read(name: str, root: Path, *, eyes: bool) -> tuple[GazeSet | None, Problems]:
-    variant, problems = VARIANTS[name], missing(root / IMAGES)
+def load(name: str, root: Path) -> tuple[GazeSet | None, Problems]:
+    """One of `names`, in GazeHub's form."""
+    eyes = name.endswith(EYES)
+    variant, problems = VARIANTS[name.removesuffix(EYES)], missing(root / IMAGES)
     lists = _label_files(root)
     if not lists:
         problems.append(f"{root} has no {LABELS}/*.label and no {CLUSTERS}/Cluster*")
@@ -146,7 +135,7 @@ class _Table:
     Attributes:
       variant: of the data set.
       header: of the file.
-      stem: the file's name, the person's where no column tells.
+      stem: the file's name, the person's where no column tells and the file is no list of several.
       part: what the list stands for.
       eyes: whether to read both eyes instead of the face.
     """
@@ -165,7 +154,7 @@ class _Table:
         """What a line says: (picture, whether to mirror it, columns of the sample) of the face, the eye, or both eyes.
 
         Raises:
-          ValueError: it is too short, or holds no numbers where there should be some.
+          ValueError: it is too short, holds no numbers where there should be some, or does not say whose it is.
         """
         if len(fields) != len(self.header):
             raise ValueError(
@@ -225,7 +214,12 @@ class _Table:
     def _person(self, fields: list[str]) -> str:
         column, pattern = self.variant.person
         match = re.search(pattern, fields[self._places[column]])
-        return "/".join(match.groups()) if match else self.stem
+        if match:
+            return "/".join(match.groups())
+        if self.part:
+            # A list of many persons: taken for one, they would stand on both sides of a split.
+            raise ValueError(f"{column} is {fields[self._places[column]]!r}, which names no person")
+        return self.stem
 
 
 def _first_size(root: Path, paths: list[str], most: int = 20) -> tuple[int, int] | None:

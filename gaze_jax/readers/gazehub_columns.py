@@ -21,8 +21,9 @@ class Variant:
       columns: the header, in order.
       convention: of 2DGaze and 2DHead.
       camera: the virtual camera, "" for plain crops.
-      person: column and pattern of the person's name; where it does not match, the label file is named after the person.
-      eyes: whether the Left and Right columns are pictures of eyes that can be read instead of the face.
+      person: column and pattern of the person's name; where it does not match, the label file is named after the person, unless it
+        is a list of several.
+      eyes: whether the Left and Right columns are pictures of eyes, which can be read instead of the face.
     """
 
     kind: str

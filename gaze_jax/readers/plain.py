@@ -31,13 +31,14 @@ UNITS = {"rad": 1.0, "deg": np.pi / 180}
 
 
 def load(
-    root: Path, *, size: tuple[int, int] | None = None, grey: bool = False
+    root: Path, *, size: tuple[int, int] | int | None = None, grey: bool = False
 ) -> tuple[GazeSet | None, Problems]:
     """The pictures of a folder.
 
     Args:
       root: holds `gaze.csv`.
-      size: (height, width) that pictures are resized to; unless given, all must have the size of the first.
+      size: (height, width) that pictures are resized to, or the side of squares; unless given, all must have the size of
+        the first.
       grey: whether to read one channel.
     """
     if not (root / TABLE).is_file():
@@ -63,6 +64,8 @@ def load(
     kinds = {"face" if side == FACE else "eye" for side in samples.column("side")}
     if len(kinds) > 1:
         return None, [*problems, f"{root / TABLE} mixes eyes and faces; write a folder of each"]
+    if isinstance(size, int):
+        size = (size, size)
     try:
         height, width = size or images.decode(root / paths[0]).shape[:2]
     except images.ImageError as error:
@@ -187,8 +190,12 @@ def convert(
                     if name in columns
                 ]
                 head = [float(text) for text in head if text]
+                if len(head) == 1 or not np.isfinite([*angles, *head]).all():
+                    raise ValueError
             except (TypeError, ValueError):
-                problems.append(f"line {reader.line_num}: angles that are no numbers")
+                problems.append(
+                    f"line {reader.line_num}: angles that are no finite numbers, or one of the head's alone"
+                )
                 continue
             ours = [
                 rule.canonical(np.array([x]) * UNITS[unit])[0]

@@ -1,6 +1,7 @@
 """Readers by name, and the two ways to open a data set: `read` raises, `load` lists problems."""
 
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
@@ -13,7 +14,6 @@ from gaze_jax.readers import (
     faze,
     gaze360,
     gazehub,
-    gazehub_columns,
     mpiifacegaze,
     mpiigaze,
     plain,
@@ -38,21 +38,15 @@ class Format:
     fetch: str
 
 
-def _rendered(root: Path, *, name: str, **options: Any) -> tuple[GazeSet | None, Problems]:
-    from gaze_jax.render import store
-
-    return store.open_set(name, root, **options), []
-
-
 FORMATS = {
     "mpiigaze": Format(load=mpiigaze.load, fetch=mpiigaze.FETCH),
     "mpiifacegaze": Format(load=mpiifacegaze.load, fetch=mpiifacegaze.FETCH),
     **{
         f"gazehub_{name}": Format(
-            load=gazehub.loader(name),
-            fetch=f"Image/ and Label/ of {name} as GazeHub's scripts write them",
+            load=functools.partial(gazehub.load, name),
+            fetch=f"Image/ and Label/ of {name.removesuffix(gazehub.EYES)} as GazeHub's scripts write them",
         )
-        for name in gazehub_columns.VARIANTS
+        for name in gazehub.names()
     },
     "gaze360": Format(load=gaze360.load, fetch=gaze360.FETCH),
     "eth_xgaze": Format(load=eth_xgaze.load, fetch=eth_xgaze.FETCH),
@@ -76,12 +70,22 @@ def load(name: str, root: str | os.PathLike, **options: Any) -> tuple[GazeSet | 
     """
     name = name.removeprefix("gaze/")
     if name in RENDERED:
-        return _rendered(Path(root), name=name, **options)
+        from gaze_jax.render import store
+
+        _require_known(name, store.open_set, options)
+        return store.open_set(name, root, **options), []
     if name not in FORMATS:
         raise ReaderError(f"dataset={name!r}: expected one of {', '.join(NAMES)}")
+    _require_known(name, FORMATS[name].load, options)
+    if not Path(root).is_dir():
+        return None, [f"{root} is not a folder. What to fetch: {FORMATS[name].fetch}"]
+    return FORMATS[name].load(Path(root), **options)
+
+
+def _require_known(name: str, load: Callable[..., Any], options: dict[str, Any]) -> None:
     known = [
         key
-        for key, parameter in inspect.signature(FORMATS[name].load).parameters.items()
+        for key, parameter in inspect.signature(load).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     unknown = sorted(set(options) - set(known))
@@ -89,9 +93,6 @@ def load(name: str, root: str | os.PathLike, **options: Any) -> tuple[GazeSet | 
         raise ReaderError(
             f"{name} has no option {', '.join(unknown)}; its options: {', '.join(known) or 'none'}"
         )
-    if not Path(root).is_dir():
-        return None, [f"{root} is not a folder. What to fetch: {FORMATS[name].fetch}"]
-    return FORMATS[name].load(Path(root), **options)
 
 
 def read(name: str, root: str | os.PathLike, **options: Any) -> GazeSet:

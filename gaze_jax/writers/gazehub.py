@@ -86,7 +86,9 @@ def _fields(
     if variant.kind == "eye":
         pictures = {"Image": f"{person}/{number}.jpg"}
     else:
-        folder = f"subject{int(gaze_set.person[row]):04d}" if variant is VARIANTS["eth"] else person
+        whose = int(gaze_set.person[row])
+        own = {VARIANTS["eth"]: f"subject{whose:04d}", VARIANTS["rtgene"]: f"s{whose:03d}"}
+        folder = own.get(variant, person)
         pictures = dict.fromkeys(("Face", "Left", "Right"), f"{folder}/face/{number}.jpg")
     return pictures | {
         "Origin": source,

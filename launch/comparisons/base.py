@@ -52,6 +52,10 @@ class Comparison(Protocol):
         """What one of the runs of a comparison changes, beside its method: seeds and folders."""
         ...
 
+    def folds(self, config: ml_collections.ConfigDict) -> int:
+        """How many folds the protocol of a configuration has; 1 where nothing is cross-validated."""
+        ...
+
     def prepare(self, configs: Sequence[ml_collections.ConfigDict]) -> None:
         """Make what the runs read and what is not there yet."""
         ...

@@ -16,7 +16,8 @@ _NO_PARTS: dict[str, Any] = {
     "dfenet.dgr": False,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "mean": {"model": "mean"},
+    # Plain SGD of this rate, on its own schedule, is the mean of the labels.
+    "mean": {"model": "mean", "recipe.lr": 1.0},
     "absolute": {"model": "drnet", "drnet.use": "absolute"},
     "diffnn": {"model": "drnet", "drnet.use": "difference"},
     "drnet": {"model": "drnet", "drnet.use": "drnet"},
@@ -93,6 +94,14 @@ def changes(
     return {"seed": seed}
 
 
+def folds(config: ml_collections.ConfigDict) -> int:
+    """Those of the protocol on its data set, which is opened for this."""
+    from gaze_jax import config as gaze_config
+    from gaze_jax import inputs
+
+    return inputs.folds(gaze_config.read(config))
+
+
 def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
     """Nothing: a rendered set is made, once, when the first run opens it."""
     del configs
@@ -103,7 +112,8 @@ def score(lines: Sequence[Line]) -> str:
     from launch.comparisons import gaze_scores
 
     found = []
-    for item in gaze_scores.summarise({**line, "run": ""} for line in lines):
+    last = [{**line, "run": ""} for line in lines if line.get("selection", "last") == "last"]
+    for item in gaze_scores.summarise(last):
         errors = [(one.name, item.of_seeds(one)) for one in item.main()]
         texts = [f"{next(iter(values.values())):.2f}° ({name})" for name, values in errors]
         found.append(f"{item.dataset} {' '.join(texts)}")
@@ -142,6 +152,11 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
     found += gaze_pictures.of_domains(groups)
     first = gather.first_of_each_label(drawn)
     known = dict.fromkeys(item.label for items in groups for item in items)
-    of_methods = {name: first[name] for name in known if name in first}
+    of_methods = {
+        # All folds of the lowest seed.
+        name: [run for run in drawn if (run.label, run.seed) == (name, first[name].seed)]
+        for name in known
+        if name in first
+    }
     found += gaze_pictures.of_samples(dict(list(of_methods.items())[:_MOST_MAPS]))
     return found + shared.pictures(first)

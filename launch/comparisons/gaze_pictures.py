@@ -28,19 +28,22 @@ def of_group(items: Sequence[Summary], end: str) -> list[Picture]:
 
 def of_domains(groups: Sequence[Sequence[Summary]]) -> list[Picture]:
     """Errors on sets that were seen in training and on others; one matrix where all learned from the same set."""
-    found = gaze_tables.matrix(groups)
+    # One epoch of each method: an unseen set has no best epoch of its own.
+    found = {
+        name: rows for (name, epoch), rows in gaze_tables.matrix(groups).items() if epoch == "last"
+    }
     if not found:
         return []
     trained = {name for rows in found.values() for name in rows}
     if len(trained) == 1:
         (name,) = trained
         heading = f"trained on {name}"
-        matrices = {heading: {key[0]: rows[name] for key, rows in found.items()}}
+        matrices = {heading: {label: rows[name] for label, rows in found.items()}}
         own = lambda heading, row, judged: judged == name
     else:
         matrices = {
-            key[0]: {f"trained on {name}": row for name, row in rows.items()}
-            for key, rows in found.items()
+            label: {f"trained on {name}": row for name, row in rows.items()}
+            for label, rows in found.items()
         }
         own = lambda heading, row, judged: row == f"trained on {judged}"
     title = "Angular error in degrees across data sets"
@@ -51,11 +54,13 @@ def of_domains(groups: Sequence[Sequence[Summary]]) -> list[Picture]:
     return [Picture("Across data sets", "domains.png", figure, caption)]
 
 
-def of_samples(of_methods: Mapping[str, gather.Run]) -> list[Picture]:
+def of_samples(of_methods: Mapping[str, Sequence[gather.Run]]) -> list[Picture]:
     """Maps over directions, and the best and worst pictures of the method that errs least; where the data is still there."""
     samples = {}
-    for label, run in of_methods.items():
-        read = shared.if_still_there(lambda run=run: gaze_samples.of_run(run), f"{label}'s answers")
+    for label, own in of_methods.items():
+        read = shared.if_still_there(
+            lambda own=own: gaze_samples.of_runs(own), f"{label}'s answers"
+        )
         if read is not None:
             samples[label] = read
     if not samples:

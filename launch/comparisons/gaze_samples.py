@@ -1,7 +1,7 @@
 """What a finished gaze run makes of single pictures: for maps over directions, and for its best and worst pictures."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,16 @@ class Samples:
         ]
 
 
-def of_run(run: gather.Run) -> Samples | None:
+def of_runs(of_folds: Sequence[gather.Run]) -> Samples | None:
+    """The answers of the runs of one method's folds together; None as for `of_run`."""
+    each = [of_run(run, _MOST // len(of_folds)) for run in of_folds]
+    parts = [(one.rows, one.answer_rad, one.error_deg) for one in each if one is not None]
+    if not parts or each[0] is None:
+        return None
+    return Samples(each[0].gaze_set, *(np.concatenate(column) for column in zip(*parts)))
+
+
+def of_run(run: gather.Run, most: int = _MOST) -> Samples | None:
     """The answers of a run to its test pictures, evenly spaced where there are many; all folds that it trained.
 
     Returns:
@@ -61,7 +70,7 @@ def of_run(run: gather.Run) -> Samples | None:
     from gaze_jax import config, evaluate, statistics, task
 
     restored = runs.restore(run.folder)
-    opened = task.opened_folds(config.read(_settings(restored.config.to_dict())))
+    opened = task.opened_folds(config.read(restored.config))
     first, parts = opened[0], []
     if first.model.predict is None or not len(first.split.test):
         return None
@@ -73,7 +82,7 @@ def of_run(run: gather.Run) -> Samples | None:
                 frozen=params.frozen,
                 stats=unstack(params.stats, number),
             )
-        rows = _spaced(one.split.test, _MOST // len(opened))
+        rows = _spaced(one.split.test, most // len(opened))
         size = one.config.test.batch_size
         parts.append((rows, evaluate.predict_rows(one.model, params, one.gaze_set, rows, size)))
     rows, answer = (np.concatenate(part) for part in zip(*parts))
@@ -92,11 +101,6 @@ def extremes(samples: Samples) -> Mapping[str, list[dict[str, Any]]]:
         "median": samples.picked(order[middle - half : middle - half + count]),
         "worst": samples.picked(order[::-1][:count]),
     }
-
-
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration without what belongs to the loop."""
-    return {name: value for name, value in values.items() if name not in ("task", "fit")}
 
 
 def _spaced(rows: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:

@@ -65,19 +65,20 @@ class Summary:
     Attributes:
       label: its name in tables.
       method, preset, dataset, protocol, selection: as the lines say.
+      anchors: what stood for the sentences of CLIP-DFENet's language module; "" without it.
       trained_on: the data set it learned from; `dataset` unless that was unseen.
       synthetic: whether the judged pictures were rendered.
       seeds: of its runs.
       folds: how many were judged.
       values: condition -> seed -> person -> what was judged.
       steps: of training.
-      seconds_train: of each run.
       digests: what else the lines are pinned to.
     """
 
     label: str
     method: str
     preset: str
+    anchors: str
     dataset: str
     trained_on: str
     synthetic: bool
@@ -87,7 +88,6 @@ class Summary:
     folds: int
     values: Mapping[Condition, Mapping[int, Persons]]
     steps: int | None
-    seconds_train: Spread | None
     digests: str
 
     @property
@@ -196,10 +196,6 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
         judged = Judged(row.get("draw"), row["n"], tuple(float(row[m]) for m in MEASURES))
         persons = values.setdefault(condition, {}).setdefault(row["seed"], {})
         persons.setdefault(row["person"], []).append(judged)
-    # A run's time stands in each of its lines: count every run once.
-    train = {
-        row["run"]: row["seconds_train"] for row in rows if row.get("seconds_train") is not None
-    }
     pinned = dict.fromkeys(key for row in rows for key in row if key.endswith("_digest"))
     digests = {
         key.removesuffix("_digest"): sorted({str(row[key])[:8] for row in rows if row.get(key)})
@@ -209,6 +205,7 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
         label=name,
         method=results.label(first),
         preset=str(first.get("preset") or ""),
+        anchors=str(first.get("anchors") or ""),
         dataset=str(first["dataset"]),
         trained_on=str(first["trained_on"]),
         synthetic=bool(first.get("synthetic")),
@@ -218,6 +215,5 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
         folds=len({row.get("fold") for row in rows}),
         values=values,
         steps=first.get("steps"),
-        seconds_train=Spread.of(train.values()) if train else None,
         digests="; ".join(f"{key} {' '.join(found)}" for key, found in digests.items() if found),
     )

@@ -267,6 +267,20 @@ def test_noise_replaces_references_one_by_one(params, data):
     assert len(set(np.round(errors, 4))) == 6
 
 
+def test_noise_keeps_the_head_pose_of_what_it_replaces(params, data):
+    """A network that reads nothing but head poses does not notice that pictures are noise."""
+    trunk = jnp.zeros_like(params.trainable["trunk"])
+    blind = Params(trainable={**params.trainable, "trunk": trunk})
+    settings = dataclasses.replace(
+        SETTINGS, modes=("calib",), k=(3,), corruptions=("pure_noise",), corrupted_k=(3,)
+    )
+    rows = np.flatnonzero(data.person == 0)
+    entries = evaluate.judge_pairs(MODEL, blind, data, rows, settings)
+    noisy = [e.angular_error_deg for e in entries if e.corruption]
+    assert len(noisy) == 4
+    assert noisy == pytest.approx([noisy[0]] * 4, rel=1e-6)
+
+
 def test_the_fitted_blend_is_the_best_of_those_tried(params, data):
     rows = np.arange(len(data))
     fitted = evaluate.fit_blend(MODEL, params, data, rows, SETTINGS, steps=4)
@@ -361,7 +375,7 @@ def test_calibration_is_a_loop_over_persons_and_sides(params, data, kind):
     found = evaluate.calibrated(MODEL, params, data, rows, held_out, settings)
     assert {e.k for e in found} == ({7} if kind == "affine" else {1, 7})
     off = strangers.gaze - evaluate.predict_rows(MODEL, params, strangers, held_out[1])
-    between, within = calibrate.variances(off, strangers.person * 3 + strangers.side)
+    between, within = calibrate.spreads(off, strangers.person * 3 + strangers.side)
     predicted = evaluate.predict_rows(MODEL, params, data, np.arange(len(data)))
     for draw, picks in enumerate(splits.references(data, rows, 7, settings.draws)):
         for k in sorted({e.k or 0 for e in found}):

@@ -105,6 +105,13 @@ def test_a_yaw_of_20_degrees_is_stored_as_16_9_when_scaled():
     assert np.rad2deg(stored[0, 0]) == pytest.approx(16.9, abs=0.05)
 
 
+def test_degrees_in_scaled_labels_stay_degrees_for_check_to_tell():
+    rule = readers.Convention(stored="yaw_pitch", scaled=True)
+    found = rule.canonical(np.array([[20.0, 0.1], [0.2, 0.1]]), np.array([1.2, 1.2]))
+    np.testing.assert_allclose(found[0], [0.1, 20.0], rtol=1e-6)
+    assert 0.2 < found[1, 1] < 0.25
+
+
 def test_all_bad_lines_of_gazehub_are_told_at_once(tmp_path):
     gazehub(
         tmp_path,

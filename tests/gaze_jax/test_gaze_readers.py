@@ -105,14 +105,17 @@ def test_digests_follow_labels_and_not_places(tmp_path):
     gaze = EYES.gaze.copy()
     gaze[3, 0] += 0.01
     writers.write(dataclasses.replace(EYES, gaze=gaze), tmp_path / "c", "mpiigaze")
-    a, b, c = (readers.read("mpiigaze", tmp_path / place).digest for place in "abc")
-    assert a == b != c
+    writers.write(dataclasses.replace(EYES, head=-EYES.head), tmp_path / "d", "mpiigaze")
+    a, b, c, d = (readers.read("mpiigaze", tmp_path / place).digest for place in "abcd")
+    assert a == b
+    assert len({a, c, d}) == 3
 
 
 def test_eyes_of_eyediap_are_brought_into_left_form(tmp_path):
     written = smooth_set("face", persons=1, per_person=2, size=(36, 60, 3))
     writers.write(written, tmp_path, "gazehub_eyediap")
-    eyes = readers.read("gazehub_eyediap", tmp_path, kind="eye")
+    eyes = readers.read("gazehub_eyediap_eyes", tmp_path)
+    assert eyes.name == "gazehub_eyediap_eyes"
     assert list(eyes.side) == [LEFT, RIGHT] * 2
     assert eyes.size == (36, 60, 1)
     images = eyes.images.take(np.arange(4))
@@ -120,6 +123,24 @@ def test_eyes_of_eyediap_are_brought_into_left_form(tmp_path):
     np.testing.assert_array_equal(images[1], images[0][:, ::-1])
     np.testing.assert_allclose(eyes.gaze[1], eyes.gaze[0] * [1, -1])
     np.testing.assert_allclose(eyes.gaze[::2], written.gaze, atol=1e-6)
+
+
+def test_persons_of_a_list_of_several_are_told_apart(tmp_path):
+    """A list is not a person: whose a picture is stands in its line, or the line is bad."""
+    written = dataclasses.replace(
+        smooth_set("face", persons=2, per_person=2, size=(8, 8, 3)),
+        part=("cluster1", "cluster1", "cluster2", "cluster2"),
+    )
+    writers.write(written, tmp_path / "a", "gazehub_rtgene")
+    assert readers.read("gazehub_rtgene", tmp_path / "a").persons == ("s000", "s001")
+    written = dataclasses.replace(written, part=("train",) * 2 + ("test",) * 2)
+    writers.write(written, tmp_path / "b", "gazehub_eyediap")
+    lists = tmp_path / "b/Label/train.label"
+    lists.write_text(lists.read_text().replace("p00/face", "face"))
+    found, problems = readers.load("gazehub_eyediap", tmp_path / "b")
+    assert found.persons == ("p01",)
+    assert len(problems) == 2
+    assert "line 2: Face is 'face/1.jpg', which names no person" in problems[0]
 
 
 def test_clusters_of_eyediap(tmp_path):
@@ -164,6 +185,13 @@ def test_labels_may_be_converted_from_other_tables(tmp_path):
     np.testing.assert_allclose(found.gaze, FACES.gaze, atol=1e-6)
     assert found.persons == ("someone",)
     assert not found.has_head.any()
+    (tmp_path / "theirs.csv").write_text("file,a,b,c,d\nx,1,2,3,4\nx,1,2,3,\nx,1,nan,3,4\n")
+    names = ("image", "first", "second", "head_first", "head_second")
+    with pytest.raises(readers.ReaderError, match=r"line 3: .* the head's alone\n  line 4"):
+        plain.convert(
+            tmp_path / "theirs.csv", tmp_path, columns=dict(zip(names, ("file", *"abcd")))
+        )
+    assert readers.read("plain", tmp_path, size=10).size == (10, 10, 3)
 
 
 def test_names_and_options_that_do_not_exist(tmp_path):
@@ -175,7 +203,10 @@ def test_names_and_options_that_do_not_exist(tmp_path):
         readers.read("eth_xgaze", tmp_path, sign="negated")
     with pytest.raises(readers.ReaderError, match="What to fetch: ETH-XGaze"):
         readers.read("eth_xgaze", tmp_path / "nowhere")
-    assert "eyes_A" in readers.NAMES
+    with pytest.raises(
+        readers.ReaderError, match="eyes_A has no option order; its options: persons"
+    ):
+        readers.read("eyes_A", tmp_path, order="yaw_pitch")
 
 
 @pytest.mark.parametrize("name", list(readers.FORMATS))

@@ -134,9 +134,9 @@ def test_unknown_names_are_all_reported():
 
 @pytest.mark.parametrize("texts", [["1", "two"], ["1", "1"], []])
 def test_seeds_are_different_numbers(texts):
-    assert compare.read_seeds(["3", "1"]) == [3, 1]
+    assert compare.read_numbers(["3", "1"]) == [3, 1]
     with pytest.raises(config.ConfigError, match="expected different whole numbers"):
-        compare.read_seeds(texts)
+        compare.read_numbers(texts)
 
 
 def test_the_ablation_has_each_term_off_once(base):

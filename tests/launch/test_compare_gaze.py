@@ -95,14 +95,14 @@ def built(monkeypatch):
         loaded = config.from_workdir(workdir)
         return runs.Restored(config=loaded, task=Stub(loaded.to_dict()), params=None, step=1)
 
-    def result_lines(config, task, params):
+    def result_lines(config, task, params, **_):
         use = {"difference": "diffnn"}.get(config.drnet.use, config.drnet.use)
         return list(lines(use, config.seed))
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(runs, "restore", restore)
     monkeypatch.setattr(tasks, "result_lines", result_lines)
-    monkeypatch.setattr(gaze_samples, "of_run", lambda run: samples(run.seed))
+    monkeypatch.setattr(gaze_samples, "of_run", lambda run, most: samples(run.seed))
     return trained
 
 
@@ -172,6 +172,45 @@ def test_a_comparison_runs_reports_and_skips(base, built, tmp_path, monkeypatch,
     assert capsys.readouterr().out.count("done before") == 2
 
 
+def test_all_folds_come_from_one_command(base, built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gaze, "folds", lambda config: 3)
+    one_person = lambda config, task, params, **_: [line(person=config.data.fold, error=6.0)]
+    monkeypatch.setattr(tasks, "result_lines", one_person)
+    arms = compare.arms(["drnet"], {}, "gaze")
+    path = compare.compare(base, tmp_path, arms, seeds=[1], folds=["all"])
+    assert built == [str(tmp_path / f"drnet/seed1/fold{fold}") for fold in range(3)]
+    assert "[3/3] drnet, seed 1, fold 2: angular error eyes_A 7.20°" in capsys.readouterr().out
+    # Three persons, each of a fold of its own, in one row.
+    assert "| drnet | 1 image | – | 1 | 3 | 60 | 6.00 |" in path.read_text()
+    runs_of_folds = gather.find([tmp_path])
+    assert [run.seed for run in runs_of_folds] == [1, 1, 1]
+    together = gaze_samples.of_runs(runs_of_folds)
+    assert together is not None
+    assert len(together.rows) == len(together.error_deg) == 120
+    compare.compare(base, tmp_path, arms, seeds=[1], folds=["2", "0"])
+    assert len(built) == 3
+
+
+def test_folds_are_those_of_the_protocol(base, monkeypatch):
+    import jax
+
+    from gaze_jax import inputs
+
+    monkeypatch.setattr(inputs, "open_set", lambda settings: samples().gaze_set)
+    of_persons = config.override(base, {"data.protocol": "lopo"})
+    assert compare.fold_changes(of_persons, []) == {"": {}}
+    each = {f"fold{fold}": {"data.fold": fold} for fold in range(3)}
+    assert compare.fold_changes(of_persons, ["all"]) == each
+    assert compare.fold_changes(of_persons, ["1"]) == {"fold1": each["fold1"]}
+    with pytest.raises(config.ConfigError, match="there are 3 folds, 0 to 2"):
+        compare.fold_changes(of_persons, ["0", "3"])
+    with pytest.raises(config.ConfigError, match="one fold only"):
+        compare.fold_changes(base, ["all"])
+    # Accelerators train them side by side.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compare.fold_changes(of_persons, ["all"]) == {"": {"data.fold": -1}}
+
+
 def summary(*rows):
     (found,) = gaze_scores.summarise({"run": "x/seed1", "seed": 1, **row} for row in rows)
     return found
@@ -200,6 +239,11 @@ def test_folds_are_one_row_and_seeds_are_a_spread():
     assert (found.seeds, found.folds) == ((1, 2, 3), 3)
     spread = found.spread(gaze_scores.Condition("single"))
     assert spread == pytest.approx((7.0, 1.0, 3))
+
+
+def test_a_run_is_summed_up_by_its_last_epoch():
+    rows = [line(selection=name, seed=1, error=e) for name, e in (("last", 5.0), ("best", 4.0))]
+    assert gaze.score(rows) == "angular error eyes_A 4.00° (1 image)"
 
 
 def test_selections_never_share_a_table():
@@ -264,6 +308,8 @@ def test_domains_trained_on_several_sets_are_matrices(monkeypatch):
         for trained in ("eyes_A", "eyes_B")
         for judged in ("eyes_A", "eyes_B")
     ]
+    # The best epoch of one of them stands in tables of its own.
+    rows.append(line(trained_on="eyes_B", seed=1, run="r", error=1.0, selection="best"))
     groups = gaze_scores.grouped(gaze_scores.summarise(rows), ())
     drawn = []
     monkeypatch.setattr(
@@ -308,12 +354,12 @@ def test_a_lookup_is_refused_and_a_smallest_number_marked(base, tmp_path):
 
 
 def test_a_run_whose_data_is_gone_has_no_samples(tmp_path, monkeypatch, capsys):
-    def read(run):
+    def read(run, most):
         if run.label == "drnet":
             raise FileNotFoundError("data/gaze is not there")
 
     monkeypatch.setattr(gaze_samples, "of_run", read)
     names = ("diffnn", "drnet")
-    assert gaze_pictures.of_samples({n: gather.Run(tmp_path, n, 1) for n in names}) == []
+    assert gaze_pictures.of_samples({n: [gather.Run(tmp_path, n, 1)] for n in names}) == []
     out = capsys.readouterr().out
     assert out == "the report leaves out the picture of drnet's answers: data/gaze is not there\n"
