@@ -84,6 +84,7 @@ def test_processes_read_slices_of_the_same_steps():
     assert same(whole, joined)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing():
     assert same(batches(5, pairs=data.Pairs()), batches(5, pairs=data.Pairs(), workers=2))
 

@@ -176,12 +176,14 @@ def test_all_folds_come_from_one_command(base, built, tmp_path, monkeypatch, cap
     monkeypatch.setattr(gaze, "folds", lambda config: 3)
     one_person = lambda config, task, params, **_: [line(person=config.data.fold, error=6.0)]
     monkeypatch.setattr(tasks, "result_lines", one_person)
+    monkeypatch.setattr(report, "write", lambda folders, *_: folders[0])
     arms = compare.arms(["drnet"], {}, "gaze")
-    path = compare.compare(base, tmp_path, arms, seeds=[1], folds=["all"])
+    folder = compare.compare(base, tmp_path, arms, seeds=[1], folds=["all"])
     assert built == [str(tmp_path / f"drnet/seed1/fold{fold}") for fold in range(3)]
     assert "[3/3] drnet, seed 1, fold 2: angular error eyes_A 7.20°" in capsys.readouterr().out
     # Three persons, each of a fold of its own, in one row.
-    assert "| drnet | 1 image | – | 1 | 3 | 60 | 6.00 |" in path.read_text()
+    (table,) = gaze.tables(results.read([folder]))["results"]
+    assert "| drnet | 1 image | – | 1 | 3 | 60 | 6.00 |" in markdown(table)
     runs_of_folds = gather.find([tmp_path])
     assert [run.seed for run in runs_of_folds] == [1, 1, 1]
     together = gaze_samples.of_runs(runs_of_folds)
