@@ -23,21 +23,16 @@ class Answerer:
     Args:
       model: the network.
       params: its parameters.
-      personal: calibration of the person looked at.
+      personal: calibration of the person looked at; without one, a network that only compares answers nothing.
 
     Raises:
       ValueError: network and calibration do not fit each other.
     """
 
     def __init__(self, model: Model, params: Params, personal: Personal | None) -> None:
-        if model.predict is None and (personal is None or not personal.references):
-            raise ValueError(
-                f"{model.name} compares pictures with references of the same person: give a calibration file that has "
-                "some (--calibration, made with --calibration_method=references)"
-            )
         if personal is not None:
             personal.require(model)
-        self._params, self._personal = params, personal
+        self._name, self._params, self._personal = model.name, params, personal
         self._predict = None if model.predict is None else jax.jit(model.predict)
         self._features = jax.jit(model.features)
         self._comparers = {}
@@ -47,8 +42,25 @@ class Answerer:
                 for side, labelled in personal.references.items()
             }
 
+    def require(self) -> None:
+        """Refuse to answer for a network that only compares, while there is nothing to compare with.
+
+        Raises:
+          ValueError: it needs references.
+        """
+        if self._predict is None and not self._comparers:
+            raise ValueError(
+                f"{self._name} compares pictures with references of the same person: give a calibration file that has "
+                "some (--calibration, made with --calibrate and --calibration_method=references)"
+            )
+
     def __call__(self, seen: Sequence[View]) -> Float[np.ndarray, "n 2"]:
-        """(pitch, yaw) of every view in its own normalised space, radians; mirrored eyes are mirrored back."""
+        """(pitch, yaw) of every view in its own normalised space, radians; mirrored eyes are mirrored back.
+
+        Raises:
+          ValueError: see `require`.
+        """
+        self.require()
         if not seen:
             return np.zeros((0, 2))
         sides = np.asarray([view.side for view in seen])

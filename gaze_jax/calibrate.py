@@ -17,6 +17,8 @@ import logging
 import numpy as np
 from jaxtyping import Float, Int
 
+Spreads = tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]
+"""Standard deviation of a network's errors between persons and within them, radians, for each angle."""
 KINDS = ("offset", "affine", "ridge")
 LEAST = {"offset": 1, "affine": 7, "ridge": 9}
 """Labelled pictures that each kind needs."""
@@ -74,7 +76,7 @@ def fit(
       predicted: what the model says, radians.
       true: the labels, radians.
       features: for "ridge", the model's features.
-      between_sd: s_p in radians, for both angles or for each; see `variances`.
+      between_sd: s_p in radians, for both angles or for each; see `spreads`.
       within_sd: s_e likewise.
 
     Raises:
@@ -90,7 +92,7 @@ def fit(
         )
     _finite(predictions=predicted, labels=true)
     count = len(predicted)
-    between, within = _spreads(between_sd, within_sd)
+    between, within = _each(between_sd, within_sd)
     if count < LEAST[kind]:
         logging.warning(
             "%s calibration needs %d labelled pictures and has %d: an offset is fitted instead",
@@ -115,9 +117,8 @@ def fit(
     )
 
 
-def _spreads(
-    between_sd: float | np.ndarray, within_sd: float | np.ndarray
-) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+def _each(between_sd: float | np.ndarray, within_sd: float | np.ndarray) -> Spreads:
+    """Both for each angle."""
     between, within = (np.asarray(sd, np.float64) for sd in (between_sd, within_sd))
     good = (
         (between >= 0).all()
@@ -194,9 +195,7 @@ def apply(
     return np.stack([moved[:, 0], _turned(moved[:, 1])], axis=1)
 
 
-def variances(
-    errors: Float[np.ndarray, "n 2"], persons: Int[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+def spreads(errors: Float[np.ndarray, "n 2"], persons: Int[np.ndarray, " n"]) -> Spreads:
     """How much a model's errors vary between persons and within them: one-way analysis of variance, for each angle.
 
     Args:

@@ -63,6 +63,8 @@ class Personal:
       residual_deg: side to the error at each point after the calibration.
       screen: the screen as it was learned, with method "screen".
       points: what each point was, such as the file.
+      face_model: digest of the face model that head poses came from (`face_model.digest`).
+      spread_rad: what an offset was shrunk by: (between persons, within them), each (pitch, yaw).
     """
 
     person: str
@@ -74,6 +76,8 @@ class Personal:
     residual_deg: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     screen: Regression | None = None
     points: tuple[str, ...] = ()
+    face_model: str = ""
+    spread_rad: tuple[tuple[float, ...], ...] = ()
 
     @property
     def needs_features(self) -> bool:
@@ -121,6 +125,11 @@ class Personal:
 def model_digest(params: Params) -> str:
     """SHA-256 of what a network has learned."""
     return weights.weights_digest({"trainable": params.trainable, "stats": params.stats})
+
+
+def digest(personal: Personal) -> str:
+    """SHA-256 of what is known of a person: other answers come out where it differs."""
+    return files.digest(_to_json(personal))
 
 
 def save(path: str | os.PathLike, personal: Personal, model_digest: str) -> None:
@@ -176,6 +185,11 @@ def _read(path: str | os.PathLike, model_digest: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: no calibration file (expected format {FORMAT!r})")
+    missing = [name for name in ("model_digest", "persons") if name not in content]
+    if missing:
+        raise ValueError(
+            f"{path}: a calibration file without {' and '.join(missing)}: it is damaged"
+        )
     if content["model_digest"] != model_digest:
         raise ValueError(
             f"{path}: made with another network ({content['model_digest'][:12]}) than this one ({model_digest[:12]}): "
@@ -205,6 +219,8 @@ def _to_json(personal: Personal) -> dict[str, Any]:
         "mode": personal.mode,
         "blend": float(personal.blend),
         "points": list(personal.points),
+        "face_model": personal.face_model,
+        "spread_rad": [list(values) for values in personal.spread_rad],
         "residual_deg": {side: list(v) for side, v in personal.residual_deg.items()},
         "sides": sides,
         "screen": None if personal.screen is None else _lists(personal.screen),
@@ -246,6 +262,8 @@ def _from_json(person: str, entry: Mapping[str, Any]) -> Personal:
         residual_deg={side: tuple(v) for side, v in entry["residual_deg"].items()},
         screen=_screen(entry["screen"]),
         points=tuple(entry["points"]),
+        face_model=entry["face_model"],
+        spread_rad=tuple(tuple(values) for values in entry["spread_rad"]),
     )
 
 

@@ -65,15 +65,22 @@ def _problems(matrix: np.ndarray, distortion: np.ndarray) -> list[str]:
     return problems
 
 
-def guess(width: int, height: int) -> Intrinsics:
-    """Intrinsics for a picture of an unknown camera: focal length = width, centred, no distortion; and one warning."""
-    logging.warning(
-        "no camera intrinsics: a focal length of %d px is guessed for pictures of %d x %d. Distances and head poses are "
-        "rough, angles of gaze in camera space with them; give the camera's own for better ones",
-        width,
-        width,
-        height,
-    )
+def guess(width: int, height: int, *, warn: bool = True) -> Intrinsics:
+    """Intrinsics for a picture of an unknown camera: focal length = width, centred, no distortion.
+
+    Args:
+      width: of the picture, pixels.
+      height: likewise.
+      warn: say what the guess costs; once is enough for pictures of many sizes.
+    """
+    if warn:
+        logging.warning(
+            "no camera intrinsics: a focal length of a picture's width is guessed, %d px for %d x %d. Distances and head "
+            "poses are rough, angles of gaze in camera space with them; give the camera's own for better ones",
+            width,
+            width,
+            height,
+        )
     return Intrinsics(
         np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1.0]])
     )

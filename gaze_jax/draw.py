@@ -15,7 +15,7 @@ from gaze_jax import cameras
 from gaze_jax.cameras import Intrinsics
 from gaze_jax.face_gaze import FaceGaze
 
-PARTS = ("arrow", "box", "landmarks", "head", "angles")
+PARTS = ("arrow", "box", "landmarks", "head", "crops", "angles")
 """What can be drawn."""
 DEFAULT = ("arrow", "box", "landmarks", "angles")
 ARROW_MM = 50.0
@@ -58,6 +58,9 @@ def overlay(
         colour = _COLOURS[face.face_id % len(_COLOURS)]
         if "box" in parts:
             draw.rectangle(face.box_px, outline=colour, width=line)
+        if "crops" in parts:
+            for corners in face.crops_px[np.isfinite(face.crops_px).all((1, 2))]:
+                draw.polygon(list(map(tuple, corners.tolist())), outline=_WHITE, width=line)
         if "landmarks" in parts:
             for x, y in face.points_px.values():
                 _dot(draw, x, y, 0.8 * line, colour)

@@ -175,17 +175,41 @@ def calibrated(
       Entries; none for a model without an answer to one picture, without kinds of calibration, and with fewer than two
       persons held out.
     """
-    strangers, known = held_out
-    few = len(np.unique(strangers.person[known])) < 2
-    if model.predict is None or not settings.calibrations or few:
+    spreads = (
+        held_out_spreads(model, params, *held_out, settings) if settings.calibrations else None
+    )
+    if spreads is None:
         return []
-    size, rows = settings.batch_size, np.sort(np.asarray(rows, np.int64))
-    off = strangers.gaze[known] - predict_rows(model, params, strangers, known, size)
-    # An offset belongs to a person's side: a mirrored eye is another one.
-    whose = strangers.person[known] * 3 + (0 if settings.pool_sides else strangers.side[known])
-    spreads = calibrate.variances(off, whose)
-    predicted = predict_rows(model, params, gaze_set, rows, size)
+    rows = np.sort(np.asarray(rows, np.int64))
+    predicted = predict_rows(model, params, gaze_set, rows, settings.batch_size)
     return judge_calibrated(predicted, gaze_set, rows, spreads, settings)
+
+
+def held_out_spreads(
+    model: Model,
+    params: Params,
+    gaze_set: GazeSet,
+    rows: Int[np.ndarray, " n"],
+    settings: JudgeConfig,
+) -> calibrate.Spreads | None:
+    """How far a network errs on strangers, between persons and within them: what `calibrate.fit` shrinks by.
+
+    Args:
+      model: the network.
+      params: its arrays.
+      gaze_set: holds the strangers.
+      rows: of persons that it was not trained on and that are not judged.
+      settings: `pool_sides`, `batch_size`.
+
+    Returns:
+      None for a model without an answer to one picture, and with fewer than two persons.
+    """
+    if model.predict is None or len(np.unique(gaze_set.person[rows])) < 2:
+        return None
+    off = gaze_set.gaze[rows] - predict_rows(model, params, gaze_set, rows, settings.batch_size)
+    # An offset belongs to a person's side: a mirrored eye is another one.
+    whose = gaze_set.person[rows] * 3 + (0 if settings.pool_sides else gaze_set.side[rows])
+    return calibrate.spreads(off, whose)
 
 
 def result_lines(

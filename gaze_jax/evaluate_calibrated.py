@@ -16,9 +16,6 @@ from gaze_jax.gaze_set import GazeSet
 from gaze_jax.pair_errors import enough
 from gaze_jax.statistics import Entry
 
-Spreads = tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]
-"""Deviation of a network's errors between persons and within them, radians (`calibrate.variances`)."""
-
 # Beside this spread between persons nothing is shrunk: the plain mean of the residuals.
 _ANY_RAD = 1e6
 
@@ -27,7 +24,7 @@ def judge_calibrated(
     predicted: Float[np.ndarray, "n 2"],
     gaze_set: GazeSet,
     rows: Int[np.ndarray, " n"],
-    spreads: Spreads,
+    spreads: calibrate.Spreads,
     settings: JudgeConfig,
 ) -> list[Entry]:
     """Errors of every person by kind of calibration, k and draw.
@@ -81,7 +78,7 @@ def _corrected(
     predicted: Float[np.ndarray, "n 2"],
     gaze_set: GazeSet,
     rows: Int[np.ndarray, " n"],
-    spreads: Spreads,
+    spreads: calibrate.Spreads,
 ) -> Float[np.ndarray, "m 2"]:
     """The answers to the scored pictures, each corrected with the first k references of its person and side."""
     between, within = spreads

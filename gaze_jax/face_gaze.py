@@ -37,7 +37,7 @@ CSV_COLUMNS = (
     "smoothed",
     "problem",
 )
-"""Of gaze.csv: the JSON lines without landmarks and rotations, a column for each number."""
+"""Of gaze.csv: the JSON lines without landmarks, crops and rotations, a column for each number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class FaceGaze:
       face_id: the same for the same face in following frames.
       box_px: left, top, right, bottom.
       points_px: the named points that were given.
+      crops_px: corners of each patch that the network saw, in the picture.
       camera_rad: (pitch, yaw) in camera space; NaN where `problem` says why.
       normalised_rad: the same direction in normalised space.
       measured_rad: in camera space, before smoothing.
@@ -88,6 +89,9 @@ class FaceGaze:
     head_pose: bool
     residual_px: float
     distance_mm: float
+    crops_px: Float[np.ndarray, "n 4 2"] = dataclasses.field(
+        default_factory=lambda: np.zeros((0, 4, 2))
+    )
     blink: bool | None = None
     screen_mm: Float[np.ndarray, " 2"] | None = None
     screen_px: Float[np.ndarray, " 2"] | None = None
@@ -102,6 +106,7 @@ class FaceGaze:
             "face_id": self.face_id,
             "box_px": _json(self.box_px),
             "points_px": {name: list(xy) for name, xy in self.points_px.items()},
+            "crops_px": _json(self.crops_px),
             **_angles("camera", self.camera_rad),
             "camera_vector": _json(self.camera_vector),
             **_angles("normalised", self.normalised_rad),
@@ -133,6 +138,7 @@ def from_row(row: Mapping[str, Any]) -> FaceGaze:
         face_id=row["face_id"],
         box_px=tuple(row["box_px"]),
         points_px={name: tuple(xy) for name, xy in row["points_px"].items()},
+        crops_px=_array(row["crops_px"]).reshape(-1, 4, 2),
         camera_rad=_radians(row, "camera"),
         normalised_rad=_radians(row, "normalised"),
         measured_rad=_radians(row, "measured"),

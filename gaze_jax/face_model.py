@@ -64,6 +64,8 @@ _EYES = tuple(f"{side}_eye_{end}" for side in ("right", "left") for end in ("out
 _REFERENCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "mpii": ((*_EYES, "mouth_right", "mouth_left"),),
     "eth": (_EYES, ("nose_right", "nose_left")),
+    # What strips of both eyes are centred on.
+    "eyes": (_EYES,),
     "right_eye": (_EYES[:2],),
     "left_eye": (_EYES[2:],),
 }
@@ -93,7 +95,7 @@ def reference_point(points_camera: Mapping[str, Vector], kind: str) -> Vector:
     Args:
       points_camera: named points, arrays (..., 3) of NumPy or JAX, millimetres in camera space.
       kind: "mpii" (mean of four eye and two mouth corners), "eth" (mean of the mean of the eye corners and the mean of
-        the nose's), "left_eye" or "right_eye" (mean of its two corners).
+        the nose's), "eyes" (mean of the eye corners), "left_eye" or "right_eye" (mean of its two corners).
 
     Raises:
       ValueError: an unknown kind, or points that it needs are missing.

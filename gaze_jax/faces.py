@@ -167,6 +167,7 @@ class FaceLandmarker:
             running_mode=tasks.vision.RunningMode.IMAGE,
             num_faces=max_faces,
         )
+        self.path = pathlib.Path(model)
         self._mediapipe = mediapipe
         self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
 

@@ -56,7 +56,7 @@ class LandmarkFile:
         self.frames: dict[str, list[faces.Face]] = {}
         problems = []
         for frame, where, entry in entries:
-            found = self.frames.setdefault(_key(frame), [])
+            found = self.frames.setdefault(key(frame), [])
             if entry is None:
                 continue
             try:
@@ -77,17 +77,20 @@ class LandmarkFile:
 
     def find(self, frame: str) -> list[faces.Face] | None:
         """The faces of a frame; None where the file does not name it."""
-        parts = Path(frame).parts
-        for start in range(len(parts)):
-            tail = Path(*parts[start:])
-            for name in (tail.as_posix(), tail.with_suffix("").as_posix()):
-                if name in self.frames:
-                    return self.frames[name]
-        return None
+        return next((self.frames[name] for name in names(frame) if name in self.frames), None)
 
 
-def _key(frame: Any) -> str:
+def key(frame: Any) -> str:
+    """A frame as tables name it, in one form."""
     return Path(str(frame).strip().replace("\\", "/")).as_posix()
+
+
+def names(frame: str) -> Iterator[str]:
+    """What tables may call a frame: the whole path, ever shorter ends of it, and each without the suffix."""
+    parts = Path(frame).parts
+    for start in range(len(parts)):
+        tail = Path(*parts[start:])
+        yield from (tail.as_posix(), tail.with_suffix("").as_posix())
 
 
 Entries = Iterator[tuple[str, str, dict[str, Any] | None]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gaze_jax import calibrate, geometry, modes, screen
+from gaze_jax import calibrate, face_model, geometry, modes, screen
 from gaze_jax.calibration_file import SIDES, Labelled, Personal
 from gaze_jax.gaze_set import LEFT, RIGHT
 from gaze_jax.placing import Placed
@@ -15,7 +15,7 @@ from gaze_jax.views import View
 
 METHODS = (*calibrate.KINDS, "references")
 # Of networks on unseen persons, where a run does not say: errors of 5 degrees, half of them the person's own.
-BETWEEN_RAD, WITHIN_RAD = np.deg2rad(3.5), np.deg2rad(3.5)
+SPREADS_RAD = (np.full(2, np.deg2rad(3.5)), np.full(2, np.deg2rad(3.5)))
 _MIRROR = np.asarray([1.0, -1.0])
 
 
@@ -42,8 +42,7 @@ def fit(
     *,
     person: str,
     method: str = "offset",
-    between_rad: float = BETWEEN_RAD,
-    within_rad: float = WITHIN_RAD,
+    spreads: calibrate.Spreads = SPREADS_RAD,
 ) -> Personal:
     """What is to be known of a person.
 
@@ -52,8 +51,7 @@ def fit(
       looks: labelled pictures; those without a usable face are an error.
       person: a name.
       method: of `METHODS`.
-      between_rad: how much the network's errors vary between persons (`calibrate.variances`).
-      within_rad: and within one.
+      spreads: how much the network's errors vary between persons and within one (`strangers.spreads`), radians.
 
     Raises:
       ValueError: an unknown method, no looks, or pictures without a face; all are named.
@@ -84,9 +82,8 @@ def fit(
         features = None
         if method == "ridge":
             features = estimator.answer.features([view for view, _ in views])
-        fitted = calibrate.fit(
-            method, found, true, features, between_sd=between_rad, within_sd=within_rad
-        )
+        between, within = spreads
+        fitted = calibrate.fit(method, found, true, features, between_sd=between, within_sd=within)
         corrections[side] = fitted
         given = features if fitted.kind == "ridge" else None
         errors = geometry.angular_error_deg(calibrate.apply(fitted, found, given), true)
@@ -101,6 +98,8 @@ def fit(
         blend=modes.default_blend(count),
         residual_deg=residual_deg,
         points=tuple(look.frame.name for look in looks),
+        face_model=face_model.digest(estimator.face_points_mm),
+        spread_rad=tuple(tuple(map(float, sd)) for sd in spreads) if corrections else (),
     )
 
 
@@ -130,6 +129,7 @@ def fit_screen(estimator: GazeEstimator, looks: Sequence[Look], *, person: str) 
         method="screen",
         screen=screen.fit_ridge(angles, px),
         points=tuple(look.frame.name for look in looks),
+        face_model=face_model.digest(estimator.face_points_mm),
     )
 
 

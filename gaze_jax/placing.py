@@ -17,7 +17,7 @@ from gaze_jax.cameras import Intrinsics
 from gaze_jax.faces import Face
 
 FACE_WIDTH_MM = 150.0
-# A smile, glasses or another person's bones move points; beyond this share of the eye distance it is no face at all.
+# A smile, glasses or another person's bones move points; beyond this share of their extent it is no face at all.
 _WORST_RESIDUAL = 0.15
 # What points are off by in people who are not the model, the mouth's when it moves, and how far heads usually nod.
 _BONE_MM, _MOUTH_MM, _NOD_DEG = 3.0, 10.0, 20.0
@@ -92,7 +92,7 @@ def place(
         face=face,
         rotation=np.eye(3),
         points_mm={},
-        eyes_mm=_on_ray(face, intrinsics.matrix),
+        eyes_mm=_on_ray(face, intrinsics),
         residual_px=math.nan,
         head_pose=False,
         problem="" if box_suffices else problem,
@@ -160,8 +160,10 @@ def _centred(points: Mapping[str, tuple[float, float]]) -> Float[np.ndarray, "n 
     return array - array.mean(0)
 
 
-def _on_ray(face: Face, matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+def _on_ray(face: Face, intrinsics: Intrinsics) -> Float[np.ndarray, " 3"]:
     left, top, right, bottom = face.box_px
-    centre = np.asarray([(left + right) / 2, (top + bottom) / 2, 1.0])
-    ray = np.linalg.solve(matrix, centre)
-    return ray * (float(matrix[0, 0]) * FACE_WIDTH_MM / face.width_px)
+    centre = np.asarray([[(left + right) / 2, (top + bottom) / 2]])
+    straight = cameras.undistort_points(centre, intrinsics)[0]
+    ray = np.linalg.solve(intrinsics.matrix, np.asarray([*straight, 1.0]))
+    # Points that all lie in one place have a box without width.
+    return ray * (float(intrinsics.matrix[0, 0]) * FACE_WIDTH_MM / max(face.width_px, 1.0))

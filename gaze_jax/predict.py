@@ -8,7 +8,9 @@ Network, personal calibration and mean of the two eyes work in normalised space;
 of all faces of a call go through the network together, padded to 1, 2, 4 .. 32, so that nothing is compiled twice.
 """
 
+import copy
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,10 +27,12 @@ from gaze_jax.cameras import Intrinsics
 from gaze_jax.face_gaze import FaceGaze
 from gaze_jax.faces import Face, Landmarker, Tracker
 from gaze_jax.model import Model
-from gaze_jax.normalization import CAMERAS, VirtualCamera
 from gaze_jax.placing import Placed
 from gaze_jax.smoothing import Smoother
 from gaze_jax.views import View
+
+# What virtual cameras of faces look at, where it is not "eth".
+_CENTRES = {"mpiifacegaze": "mpii", "faze_strip": "eyes"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class GazeEstimator:
       screen: where the screen stands, for the point that is looked at.
       smooth: steady the angles of frames that have a time.
       max_faces: the largest so many; None takes all.
-      reference: what faces are centred on, "mpii" or "eth"; None takes the virtual camera's usual one.
+      reference: what faces are centred on, "mpii", "eth" or "eyes"; None takes the virtual camera's usual one.
       equalize: whether grey patches are histogram-equalised, as those of MPIIGaze are.
       face_points_mm: the face model that the network was trained with.
 
@@ -91,14 +95,14 @@ class GazeEstimator:
                 f"{model.size[1]} x {model.size[0]}: name the camera of its training data"
             )
         self.model, self.params, self.camera = model, params, camera
-        self.landmarker, self.intrinsics, self.personal = landmarker, intrinsics, personal
+        self.landmarker, self.intrinsics = landmarker, intrinsics
         self.screen, self.max_faces, self.equalize = screen, max_faces, equalize
-        self.reference = reference or ("mpii" if camera.name == "mpiifacegaze" else "eth")
-        self._face_points_mm = face_points_mm
+        self.reference = reference or _CENTRES.get(camera.name, "eth")
+        self.face_points_mm = face_points_mm
         self._tracker = Tracker()
         self._smoother = Smoother() if smooth else None
-        self.answer = Answerer(model, params, personal)
         self._guesses: dict[tuple[int, int], Intrinsics] = {}
+        self._take(personal)
 
     @classmethod
     def from_run(
@@ -118,7 +122,8 @@ class GazeEstimator:
         dataset = run.config.data.dataset
         # The reader of MPIIFaceGaze centres faces on eyes and mouth; grey eyes of MPIIGaze were equalised when they were made.
         options.setdefault("equalize", "mpiigaze" in dataset)
-        options.setdefault("reference", "mpii" if "mpiifacegaze" in dataset else "eth")
+        if "mpiifacegaze" in dataset:
+            options.setdefault("reference", "mpii")
         if not camera and run.camera is None:
             height, width, _ = run.model.size
             if "gaze360" in dataset:
@@ -126,13 +131,44 @@ class GazeEstimator:
             else:
                 viewer = views.PlainCrop(width, height)
         else:
-            viewer = default_camera(run.model, camera or (run.camera.name if run.camera else ""))
+            viewer = views.default_camera(
+                run.model, camera or (run.camera.name if run.camera else "")
+            )
         return cls(run.model, run.params, viewer, **options)
 
     @property
     def digest(self) -> str:
         """SHA-256 of what the network has learned: a calibration fits this one only."""
         return calibration_file.model_digest(self.params)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the angles of frames that have a time are steadied."""
+        return self._smoother is not None
+
+    def calibrated(self, personal: Personal) -> "GazeEstimator":
+        """An estimator like this one for a person; nothing is loaded again.
+
+        Raises:
+          ValueError: calibration and network do not fit each other.
+        """
+        other = copy.copy(self)
+        other._take(personal)
+        other.forget()
+        return other
+
+    def _take(self, personal: Personal | None) -> None:
+        self.personal = personal
+        self.answer = Answerer(self.model, self.params, personal)
+        known = personal.face_model if personal else ""
+        if known and known != face_model.digest(self.face_points_mm):
+            logging.warning(
+                "the calibration of %s was made with another face model (%s) than this one (%s): pitches of head and gaze "
+                "are shifted between the two; calibrate again",
+                personal and personal.person,
+                known[:12],
+                face_model.digest(self.face_points_mm)[:12],
+            )
 
     def step(
         self,
@@ -177,7 +213,7 @@ class GazeEstimator:
             return self.intrinsics
         size = (image.shape[1], image.shape[0])
         if size not in self._guesses:
-            self._guesses[size] = cameras.guess(*size)
+            self._guesses[size] = cameras.guess(*size, warn=not self._guesses)
         return self._guesses[size]
 
     def place(self, frame: Frame) -> list[Placed]:
@@ -203,7 +239,7 @@ class GazeEstimator:
             placing.place(
                 face,
                 self.intrinsics_of(frame.image),
-                self._face_points_mm,
+                self.face_points_mm,
                 box_suffices=not (eyes or self.model.uses_head),
             )
             for face in found
@@ -256,6 +292,7 @@ class GazeEstimator:
             face_id=-1,
             box_px=placed.face.box_px,
             points_px=placed.face.points_px,
+            crops_px=np.asarray([view.corners_px for view in seen]).reshape(-1, 4, 2),
             camera_rad=camera_rad,
             normalised_rad=_pitchyaw(norm @ vector),
             measured_rad=camera_rad,
@@ -322,7 +359,7 @@ class GazeEstimator:
     def forget(self) -> None:
         """Start a new video: no face is known, no angle is held."""
         self._tracker = Tracker()
-        self._smoother = Smoother() if self._smoother is not None else None
+        self._smoother = Smoother() if self.smooth else None
 
     def replay(self, time_s: float | None, rows: Sequence[Mapping[str, Any]]) -> None:
         """Live through a frame again from what was written of it, so that later frames come out as without a break.
@@ -338,31 +375,6 @@ class GazeEstimator:
             if self._smoother is not None and not row["problem"]:
                 measured_deg = np.asarray([row["measured_pitch_deg"], row["measured_yaw_deg"]])
                 self._smoother(number, measured_deg, time_s, blink=bool(row["blink"]))
-
-
-def default_camera(model: Model, name: str = "") -> VirtualCamera:
-    """The virtual camera of a name, or the usual one of networks that look at pictures of this size.
-
-    Raises:
-      ValueError: there is none.
-    """
-    if name and name not in CAMERAS:
-        raise ValueError(f"no virtual camera is called {name!r}; known are {', '.join(CAMERAS)}")
-    height, width = model.size[:2]
-    if name and width * CAMERAS[name].height == height * CAMERAS[name].width:
-        # A data set that is read at another size than the camera's shows the same, in finer or coarser pixels.
-        named = CAMERAS[name]
-        focal_px = named.focal_px * width / named.width
-        return dataclasses.replace(named, width=width, height=height, focal_px=focal_px)
-    fitting = [c for c in CAMERAS.values() if (c.height, c.width) == (height, width)]
-    if name or not fitting:
-        known = [CAMERAS[name]] if name else CAMERAS.values()
-        raise ValueError(
-            f"{model.name} looks at {width} x {height} pictures, and no virtual camera takes such: "
-            + ", ".join(f"{c.name} {c.width} x {c.height}" for c in known)
-        )
-    # Two cameras take faces of 224 x 224; most data sets were made with this one.
-    return next((c for c in fitting if c.name == "eth_face"), fitting[0])
 
 
 def _pitchyaw(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 2"]:

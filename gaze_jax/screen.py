@@ -41,8 +41,13 @@ class Screen:
         shift = np.asarray(self.translation_mm, np.float64)
         density = np.broadcast_to(np.asarray(self.px_per_mm, np.float64), (2,))
         problems = []
-        if rotation.shape != (3, 3) or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4):
-            problems.append(f"rotation {rotation.tolist()}, expected a 3 x 3 rotation matrix")
+        turns = rotation.shape == (3, 3) and np.allclose(
+            rotation @ rotation.T, np.eye(3), atol=1e-4
+        )
+        if not turns or np.linalg.det(rotation) < 0:
+            problems.append(
+                f"rotation {rotation.tolist()}, expected a 3 x 3 rotation matrix (columns at right angles, no mirror)"
+            )
         if shift.shape != (3,) or not np.isfinite(shift).all():
             problems.append(f"translation {shift.tolist()}, expected three millimetres")
         if not (np.isfinite(density).all() and (density > 0).all()):
@@ -87,7 +92,10 @@ def read(path: str | os.PathLike) -> Screen:
     Raises:
       ValueError: it holds neither, or values that cannot be used.
     """
-    content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
     flat, posed = {"size_px", "size_mm", "camera_mm"}, {"rotation", "translation_mm", "px_per_mm"}
     keys = set(content) if isinstance(content, dict) else set()
     try:

@@ -5,7 +5,6 @@ arrows, and a video of them for videos. The lines are written as they are made, 
 --resume the frames that have a line are not looked at again, and later ones come out as without the break.
 """
 
-import functools
 import itertools
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
@@ -65,7 +64,10 @@ def define(values: flags.FlagValues) -> None:
         "max_faces", None, "only the largest so many", lower_bound=1, flag_values=values
     )
     flags.DEFINE_list(
-        "draw", None, "of arrow, box, landmarks, head, angles; or nothing", flag_values=values
+        "draw",
+        None,
+        "of arrow, box, landmarks, head, crops, angles; or nothing",
+        flag_values=values,
     )
     flags.DEFINE_bool("smooth", True, "steady the angles in videos", flag_values=values)
     flags.DEFINE_bool(
@@ -102,29 +104,29 @@ def run(values: Any) -> None:
     from gaze_jax import calibration_file
     from gaze_jax.predict import GazeEstimator
 
-    open_run = functools.partial(
-        GazeEstimator.from_run,
-        values.workdir,
-        camera=values.virtual_camera,
-        fold=values.fold,
-        **options,
+    estimator = GazeEstimator.from_run(
+        values.workdir, camera=values.virtual_camera, fold=values.fold, **options
     )
-    estimator = open_run()
     if values.calibrate:
+        from gaze_jax import strangers
         from launch import gaze_calibrate
 
+        method, spreads = values.calibration_method, None
+        if method != "references":
+            spreads = strangers.spreads(values.workdir, values.fold)
         gaze_calibrate.calibrate(
             estimator,
             values.calibrate,
             values.input,
             values.calibration,
             person=values.person or "me",
-            method=values.calibration_method,
+            method=method,
+            spreads=spreads,
         )
         return
     if values.calibration:
         personal = calibration_file.load(values.calibration, estimator.digest, values.person)
-        estimator = open_run(personal=personal)
+        estimator = estimator.calibrated(personal)
     parts = None if values.draw is None else [part for part in values.draw if part]
     out = values.out or Path(values.workdir) / "predictions"
     predict(estimator, values.input, out, parts=parts, resume=values.resume, show=values.show)
@@ -147,7 +149,8 @@ def landmarker(values: Any) -> Any:
             "gaze-face); got " + (" and ".join(f"--{name}" for name in given) or "none")
         )
     if values.landmarker:
-        return faces.FaceLandmarker(values.landmarker, max_faces=values.max_faces or 10)
+        # It finds the surest faces first, not the largest: those are chosen later, from all.
+        return faces.FaceLandmarker(values.landmarker, max_faces=max(10, values.max_faces or 0))
     if values.landmarks:
         return landmark_files.LandmarkFile(values.landmarks, needs="points")
     return landmark_files.LandmarkFile(values.boxes, needs="box")
@@ -180,6 +183,7 @@ def predict(
     """
     from core_jax.data import files
 
+    estimator.answer.require()
     sources = gaze_sources.find(inputs)
     if resume and any(isinstance(source, Video) and source.is_camera for source in sources):
         raise config.ConfigError(
@@ -187,16 +191,7 @@ def predict(
         )
     _require_named(estimator, sources)
     out = Path(out)
-    facts = {
-        "model": estimator.model.name,
-        "model_digest": estimator.digest,
-        "input": list(inputs),
-        "virtual_camera": estimator.camera.name,
-        "intrinsics": estimator.intrinsics and estimator.intrinsics.matrix.tolist(),
-        "person": estimator.personal and estimator.personal.person,
-        "max_faces": estimator.max_faces,
-    }
-    lines = gaze_output.Lines(out, facts, resume=resume)
+    lines = gaze_output.Lines(out, gaze_output.facts(estimator, inputs), resume=resume)
     window = gaze_output.Window() if show else None
     total = sum(len(source) for source in sources)
     stopped = False

@@ -30,6 +30,7 @@ def calibrate(
     *,
     person: str,
     method: str,
+    spreads: Any = None,
 ) -> Any:
     """Fit a person's calibration and write it into a calibration file.
 
@@ -41,6 +42,7 @@ def calibrate(
       out: calibration file, made or added to.
       person: a name.
       method: gaze_jax.personal_fit.METHODS.
+      spreads: of the network's errors between persons and within one (gaze_jax.strangers.spreads); None assumes usual ones.
 
     Returns:
       gaze_jax.calibration_file.Personal.
@@ -48,29 +50,35 @@ def calibrate(
     Raises:
       ValueError: table or pictures cannot be used; all problems are named.
     """
-    from gaze_jax import calibration_file, personal_fit
+    from gaze_jax import calibration_file, landmark_files, personal_fit
     from gaze_jax.predict import Frame
 
     wanted = read_targets(targets, estimator.screen)
-    looks, unused = [], dict(wanted)
+    looks, shown = [], {}
     for source in gaze_sources.find(inputs):
         for shot in source.shots():
-            key = next((tail for tail in _tails(shot.name) if tail in wanted), None)
+            key = next((name for name in landmark_files.names(shot.name) if name in wanted), None)
             if key is None:
                 continue
-            unused.pop(key, None)
+            if shown.setdefault(key, shot.name) != shot.name:
+                raise config.ConfigError(
+                    f"{targets}: {key} is {shown[key]} as well as {shot.name}; give more of the path in the table"
+                )
             if shot.image is None:
                 raise config.ConfigError(shot.error)
             frame = Frame(image=shot.image, name=shot.name)
             looks.append(personal_fit.Look(frame=frame, **wanted[key]))
+    unused = [key for key in wanted if key not in shown]
     if unused:
         raise config.ConfigError(
-            f"{targets}: --input has no {', '.join(list(unused)[:10])}; expected every frame of the table in it"
+            f"{targets}: --input has no {', '.join(unused[:10])}; expected every frame of the table in it"
         )
     if looks and looks[0].screen_px is not None:
         personal = personal_fit.fit_screen(estimator, looks, person=person)
     else:
-        personal = personal_fit.fit(estimator, looks, person=person, method=method)
+        if spreads is None:
+            spreads = personal_fit.SPREADS_RAD
+        personal = personal_fit.fit(estimator, looks, person=person, method=method, spreads=spreads)
     calibration_file.save(out, personal, estimator.digest)
     if personal.screen is not None:
         print(
@@ -105,6 +113,8 @@ def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np
             f"--calibrate={path}: {len(rows)} rows with columns {', '.join(sorted(names)) or '(none)'}; expected frame and "
             f"one of: {known}"
         )
+    from gaze_jax import landmark_files
+
     found, problems = {}, []
     for number, row in enumerate(rows, start=2):
         try:
@@ -114,10 +124,13 @@ def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np
         if not np.isfinite(values).all():
             problems.append(f"line {number}: {[row[name] for name in form]}")
             continue
-        found[row["frame"].strip()] = _target(form, values, screen)
+        frame = landmark_files.key(row["frame"])
+        if frame in found:
+            problems.append(f"line {number}: {frame} for the second time")
+        found[frame] = _target(form, values, screen)
     if problems:
         raise config.ConfigError(
-            f"--calibrate={path}: expected numbers in {', '.join(form)}:\n  "
+            f"--calibrate={path}: expected each frame once and numbers in {', '.join(form)}:\n  "
             + "\n  ".join(problems)
         )
     return found
@@ -132,10 +145,3 @@ def _target(form: tuple[str, ...], values: np.ndarray, screen: Any) -> dict[str,
         flat = np.asarray([*(values / screen.px_per_mm), 0.0])
         values = screen.rotation @ flat + screen.translation_mm
     return {"target_mm": values}
-
-
-def _tails(name: str) -> list[str]:
-    """A frame's names: the whole path, ever shorter ends of it, and each without the suffix."""
-    parts = Path(name).parts
-    tails = [Path(*parts[start:]) for start in range(len(parts))]
-    return [text for tail in tails for text in (tail.as_posix(), tail.with_suffix("").as_posix())]

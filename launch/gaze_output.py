@@ -15,6 +15,30 @@ Path = pathlib.Path
 LINES, TABLE, FACTS = "gaze.jsonl", "gaze.csv", "gaze.json"
 
 
+def facts(estimator: Any, inputs: Sequence[str]) -> dict[str, Any]:
+    """What the lines of a folder depend on: a run that differs in any of it cannot go on with them."""
+    from core_jax.data import files
+    from gaze_jax import calibration_file
+
+    lens, screen, personal = estimator.intrinsics, estimator.screen, estimator.personal
+    place = screen and [screen.rotation.tolist(), screen.translation_mm.tolist()]
+    size = screen and [screen.px_per_mm.tolist(), screen.size_px]
+    return {
+        "model": estimator.model.name,
+        "model_digest": estimator.digest,
+        "input": list(inputs),
+        "faces": str(getattr(estimator.landmarker, "path", "")),
+        "virtual_camera": estimator.camera.name,
+        "intrinsics": lens and lens.matrix.tolist(),
+        "distortion": lens and lens.distortion.tolist(),
+        "screen": screen and files.digest([place, size]),
+        "person": personal and personal.person,
+        "calibration": personal and calibration_file.digest(personal),
+        "max_faces": estimator.max_faces,
+        "smooth": estimator.smooth,
+    }
+
+
 class Lines:
     """gaze.jsonl: what is in it, and its end."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import os
 import pathlib
 import time
@@ -93,6 +94,13 @@ class Video:
             for number in itertools.count():
                 there, image = self._capture.read()
                 if not there:
+                    if number < self._count:
+                        logging.warning(
+                            "%s: it ends after %d of the %d frames that it says it has; it may be damaged",
+                            self.source,
+                            number,
+                            self._count,
+                        )
                     break
                 time_s = time.monotonic() - start if self.is_camera else number / self.fps
                 yield Shot(self.source, number, time_s, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

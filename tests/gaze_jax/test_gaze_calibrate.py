@@ -1,5 +1,7 @@
 """Personal calibration against closed forms, regularised least squares written out, and simulated persons."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def _data(k, seed=0):
     return rng, predicted, predicted + rng.normal(0.03, SE, (k, 2))
 
 
-def _fit(kind, predicted, true, features=None, between=SP, within=SE):
+def _fit(kind, predicted, true, features=None, between: Any = SP, within=SE):
     return calibrate.fit(kind, predicted, true, features, between_sd=between, within_sd=within)
 
 
@@ -120,7 +122,7 @@ def test_spreads_between_and_within_persons():
     persons = np.repeat(np.arange(400), rng.integers(2, 12, 400))
     bias = rng.normal(0.02, [0.05, 0.1], (400, 2))
     errors = bias[persons] + rng.normal(0, [0.08, 0.03], (len(persons), 2))
-    between, within = calibrate.variances(errors, persons)
+    between, within = calibrate.spreads(errors, persons)
     np.testing.assert_allclose(between, [0.05, 0.1], rtol=0.1)
     np.testing.assert_allclose(within, [0.08, 0.03], rtol=0.1)
     # Equal groups: the textbook mean squares.
@@ -128,7 +130,7 @@ def test_spreads_between_and_within_persons():
     means = equal.reshape(3, 20, 2).mean(1)
     msb = 20 * means.var(0, ddof=1)
     msw = equal.reshape(3, 20, 2).var(1, ddof=1).mean(0)
-    between, within = calibrate.variances(equal, who)
+    between, within = calibrate.spreads(equal, who)
     np.testing.assert_allclose(within, np.sqrt(msw))
     np.testing.assert_allclose(between, np.sqrt(np.maximum(msb - msw, 0) / 20))
 
@@ -167,4 +169,4 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(ValueError, match="features of width 3: the calibration was fitted on 4"):
         calibrate.apply(ridge, predicted, np.ones((9, 3)))
     with pytest.raises(ValueError, match="at least two persons"):
-        calibrate.variances(np.zeros((3, 2)), np.zeros(3))
+        calibrate.spreads(np.zeros((3, 2)), np.zeros(3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core_jax.train import Params
-from gaze_jax import calibrate, calibration_file, personal_fit
+from gaze_jax import calibrate, calibration_file, face_model, personal_fit
 from gaze_jax.calibration_file import Labelled, Personal
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT
 from gaze_jax.normalization import CAMERAS
@@ -27,10 +27,14 @@ def poses(count):
         yield posed(turn(pitch, yaw), np.array([*rng.uniform(-60, 60, 2), 600.0]))[0]
 
 
-def face_estimator(personal=None, **options):
-    model = toy(**options)
+def face_estimator(personal=None, face_points_mm=face_model.POINTS, **options):
     return GazeEstimator(
-        model, PARAMS, CAMERAS["eth_face"], intrinsics=INTRINSICS, personal=personal
+        toy(**options),
+        PARAMS,
+        CAMERAS["eth_face"],
+        intrinsics=INTRINSICS,
+        personal=personal,
+        face_points_mm=face_points_mm,
     )
 
 
@@ -95,7 +99,9 @@ def test_eyes_are_corrected_each_in_left_eye_form():
         frame = Frame(image=IMAGE, faces=[face])
         looks.append(Look(frame=frame, target_mm=np.array([150.0, 80.0, 0.0])))
     estimate = eye_estimator()
-    personal = personal_fit.fit(estimate, looks, person="ann", between_rad=10.0, within_rad=0.01)
+    spreads = (np.full(2, 10.0), np.full(2, 0.01))
+    personal = personal_fit.fit(estimate, looks, person="ann", spreads=spreads)
+    assert personal.spread_rad == ((10.0, 10.0), (0.01, 0.01))
     assert set(personal.corrections) == {"left", "right"}
     # An offset with hardly any prior leaves the mean of the labels, which point at the target.
     for side, number in (("left", LEFT), ("right", RIGHT)):
@@ -112,17 +118,21 @@ def test_eyes_are_corrected_each_in_left_eye_form():
 
 def test_references_are_compared_with(tmp_path):
     model = {"references": True, "predict": "none"}
-    plain = face_estimator(references=True)
-    looks = biased(plain, list(poses(3)))
-    personal = personal_fit.fit(plain, looks, person="ann", method="references")
-    assert personal.mode == "blend"
+    looks = biased(face_estimator(references=True), list(poses(3)))
+    both = personal_fit.fit(
+        face_estimator(references=True), looks, person="ann", method="references"
+    )
+    assert both.mode == "blend"
+    # A network that only compares can be given references, though it says nothing before.
+    bare = face_estimator(**model)
+    with pytest.raises(ValueError, match="compares pictures with references of the same person"):
+        bare.step(IMAGE, faces=looks[0].frame.faces)
+    personal = personal_fit.fit(bare, looks, person="ann", method="references")
+    assert personal.mode == "diffnn"
     labelled = personal.references["face"]
     assert labelled.images.shape == (3, 224, 224, 3)
     np.testing.assert_allclose(labelled.gaze, np.tile(SAID + BIAS, (3, 1)), atol=1e-4)
-    only = Personal(
-        person="ann", method="references", references=personal.references, mode="diffnn"
-    )
-    calibration_file.save(tmp_path / "c.json", only, DIGEST)
+    calibration_file.save(tmp_path / "c.json", personal, DIGEST)
     again = calibration_file.load(tmp_path / "c.json", DIGEST, "ann")
     np.testing.assert_array_equal(again.references["face"].images, labelled.images)
     # Differences of brightness of a picture of noise are small: the answer is that of the references.
@@ -135,7 +145,7 @@ def test_references_are_compared_with(tmp_path):
     change = query - known
     share = np.exp(-(2 * change**2) / (2 * np.deg2rad(5) ** 2))
     expected = SAID + BIAS + np.sum(share / share.sum() * change)
-    (first,) = face_estimator(again, **model).step(IMAGE, faces=looks[0].frame.faces)
+    (first,) = bare.calibrated(again).step(IMAGE, faces=looks[0].frame.faces)
     np.testing.assert_allclose(first.normalised_rad, expected, atol=1e-4)
 
 
@@ -184,10 +194,26 @@ def test_damaged_files(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match="no calibration file"):
         calibration_file.load(path, DIGEST)
+    path.write_text(json.dumps({"format": calibration_file.FORMAT}))
+    with pytest.raises(ValueError, match="without model_digest and persons: it is damaged"):
+        calibration_file.load(path, DIGEST)
     content = {"format": calibration_file.FORMAT, "model_digest": DIGEST, "persons": {"ann": {}}}
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the calibration of ann is damaged"):
         calibration_file.load(path, DIGEST)
+
+
+def test_another_face_model_than_that_of_the_calibration_is_warned_of(tmp_path, caplog):
+    looks = biased(face_estimator(), poses(1))
+    personal = personal_fit.fit(face_estimator(), looks, person="ann")
+    calibration_file.save(tmp_path / "c.json", personal, DIGEST)
+    again = calibration_file.load(tmp_path / "c.json", DIGEST)
+    face_estimator().calibrated(again)
+    assert not caplog.records
+    other = dict(face_model.POINTS) | {"nose_tip": (0.0, 40.0, -31.0)}
+    face_estimator(again, face_points_mm=other)
+    assert "calibration of ann was made with another face model" in caplog.text
+    assert face_model.digest(other)[:12] in caplog.text
 
 
 def test_looks_that_cannot_be_used():

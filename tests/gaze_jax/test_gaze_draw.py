@@ -21,6 +21,7 @@ def looking(pitch_deg, yaw_deg, *, eyes=(20.0, -10.0, 600.0), **changes):
         face_id=0,
         box_px=(x - 70, y - 60, x + 70, y + 110),
         points_px={"nose_tip": (x, y + 40)},
+        crops_px=np.asarray([[(x - 9, y - 9), (x + 9, y - 9), (x + 9, y + 9), (x - 9, y + 9)]]),
         camera_rad=pitchyaw,
         normalised_rad=pitchyaw,
         measured_rad=pitchyaw,
@@ -78,6 +79,11 @@ def test_every_part_can_be_drawn_alone(part):
     assert drawn.shape == GREY.shape
     assert 0 < (drawn != GREY).any(2).sum() < 6000
     np.testing.assert_array_equal(draw.overlay(GREY, [face], INTRINSICS, parts=()), GREY)
+
+
+def test_crops_behind_the_camera_are_left_out():
+    face = looking(5, 25, crops_px=np.full((2, 4, 2), np.nan))
+    np.testing.assert_array_equal(draw.overlay(GREY, [face], INTRINSICS, parts=("crops",)), GREY)
 
 
 def test_what_cannot_be_drawn_is_named():

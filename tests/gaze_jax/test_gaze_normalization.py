@@ -190,6 +190,7 @@ def test_reference_points():
     expected = {
         "mpii": np.mean(eyes + mouth, 0),
         "eth": (np.mean(eyes, 0) + np.mean(nose, 0)) / 2,
+        "eyes": np.mean(eyes, 0),
         "left_eye": np.mean(eyes[:2], 0),
         "right_eye": np.mean(eyes[2:], 0),
     }

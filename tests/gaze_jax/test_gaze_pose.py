@@ -44,13 +44,14 @@ def test_exact_points_give_the_exact_pose(names):
         assert found.residual_px < 1e-4
 
 
-def test_half_a_pixel_of_noise_on_six_points_never_ends_far_off():
+@pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_half_a_pixel_of_noise_on_six_points_never_ends_far_off(count):
     worst, oks = 0.0, 0
-    for model, rotation, _, points in _scene(np.random.default_rng(1), SETS["six"], 300, 0.5):
+    for model, rotation, _, points in _scene(np.random.default_rng(1), SETS["six"], count, 0.5):
         found = pose.solve(points, model, K)
         worst, oks = max(worst, _apart_deg(found.rotation, rotation)), oks + found.ok
     assert worst < 10
-    assert oks == 300
+    assert oks == count
 
 
 @pytest.mark.parametrize("names", ["eight", "six", "five"])

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from gaze_jax import batches, face_gaze, face_model, placing, views
+from gaze_jax import batches, cameras, face_gaze, face_model, placing, views
 from gaze_jax.cameras import Intrinsics
 from gaze_jax.faces import Face, from_points
 from gaze_jax.normalization import CAMERAS, normalize
-from gaze_jax.predict import Frame, GazeEstimator, default_camera
+from gaze_jax.predict import Frame, GazeEstimator
 from gaze_jax.screen import Screen
 from tests.gaze_jax.gaze_toys import (
     ASTRONAUT,
@@ -76,6 +76,10 @@ def test_the_patch_is_centred_on_the_reference_point_and_1_6_px_a_mm():
     moved = origin + norm.T @ np.array([-20.0, 10.0, 0.0])
     off = estimate.step(with_dot(pixels(moved)), faces=[face])[0]
     np.testing.assert_allclose(off.normalised_rad, [-0.16, 0.32], atol=0.006)
+    # 224 pixels are 140 mm; the first one's middle is half a picture's width from the reference point.
+    edges = np.array([[-112.5, -112.5], [111.5, -112.5], [111.5, 111.5], [-112.5, 111.5]]) / 1.6
+    corners = origin + np.concatenate([edges, np.zeros((4, 1))], 1) @ norm
+    np.testing.assert_allclose(off.crops_px, pixels(corners)[None], atol=0.05)
 
 
 def test_both_eyes_are_looked_at_the_right_one_in_a_mirror():
@@ -144,8 +148,6 @@ def test_lens_distortion_is_undone_in_points_and_picture():
     rotation = turn(3, 12)
     shift = np.array([180.0, 110.0, 620.0])
     straight, points = posed(rotation, shift)
-    from gaze_jax import cameras
-
     names = list(straight.points_px)
     moved = cameras.project(np.stack([points[name] for name in names]), bent)
     face = from_points(dict(zip(names, moved)))
@@ -200,6 +202,23 @@ def test_a_box_is_enough_for_a_face_network_without_head_pose():
     ):
         with pytest.raises(ValueError, match=f"1 faces are boxes without points, and toy {why}"):
             estimator(model, camera).step(GREY, faces=[box])
+
+
+def test_a_box_lies_where_the_lens_has_put_it():
+    bent = Intrinsics(K, np.array([-0.3, 0.1, 0.001, -0.002, 0.0]))
+    middle = np.array([180.0, 110.0, 620.0])
+    x, y = cameras.project(middle[None], bent)[0]
+    placed = placing.place(
+        Face((x - 50, y - 60, x + 50, y + 60)), bent, face_model.POINTS, box_suffices=True
+    )
+    assert angle_deg(placed.eyes_mm, middle) < 1e-6
+
+
+def test_points_in_one_place_leave_the_other_faces():
+    nowhere = from_points(dict.fromkeys(ASTRONAUT, (5.0, 5.0)))
+    good, _ = posed(np.eye(3), SHIFT_MM)
+    found = estimator(eye_toy(), "mpiigaze_eye").step(GREY, faces=[nowhere, good])
+    assert [bool(face.problem) for face in found] == [False, True]
 
 
 def test_points_that_are_no_head_leave_a_face_without_gaze():
@@ -263,6 +282,7 @@ def test_without_intrinsics_there_is_one_warning(caplog):
     estimate = estimator(intrinsics=None)
     with caplog.at_level(logging.WARNING):
         estimate.batch([Frame(image=GREY, faces=[face])] * 3)
+        assert estimate.intrinsics_of(GREY[:200, :300]).matrix[0, 0] == 300
     assert len(caplog.records) == 1
     assert estimate.intrinsics_of(GREY).matrix[0, 0] == 640
 
@@ -316,14 +336,12 @@ def test_what_does_not_fit_is_refused():
         estimator(camera="mpiigaze_eye")
     with pytest.raises(ValueError, match="nobody says where the faces are"):
         estimator().step(GREY)
-    with pytest.raises(ValueError, match="compares pictures with references of the same person"):
-        estimator(toy(predict="none", references=True))
     with pytest.raises(ValueError, match="no virtual camera is called 'x'"):
-        default_camera(toy(), "x")
+        views.default_camera(toy(), "x")
     with pytest.raises(ValueError, match="looks at 9 x 9 pictures"):
-        default_camera(toy(size=(9, 9, 3)))
-    assert default_camera(toy()).name == "eth_face"
-    assert default_camera(eye_toy()).name == "mpiigaze_eye"
+        views.default_camera(toy(size=(9, 9, 3)))
+    assert views.default_camera(toy()).name == "eth_face"
+    assert views.default_camera(eye_toy()).name == "mpiigaze_eye"
 
 
 def test_a_real_face_goes_through_the_whole_chain():

@@ -11,7 +11,7 @@ from gaze_jax import face_model, views
 from gaze_jax.cameras import Intrinsics
 from gaze_jax.faces import from_points
 from gaze_jax.normalization import CAMERAS
-from gaze_jax.predict import GazeEstimator, default_camera
+from gaze_jax.predict import GazeEstimator
 from tests.gaze_jax.gaze_toys import (
     INTRINSICS,
     PARAMS,
@@ -45,15 +45,19 @@ def test_plain_crops(along_ray):
     assert angle_deg(found.camera_vector, norm.T @ vector(*found.normalised_rad)) < 0.01
     np.testing.assert_allclose(found.norm, norm, atol=1e-5)
     assert found.scale == 1
+    # 230 mm in the picture's plane, to a pixel.
+    half = 115 * 600 / origin[2]
+    corners = [pixels(origin) - half, pixels(origin) + half]
+    np.testing.assert_allclose(found.crops_px[0, [0, 2]], corners, atol=1.1)
 
 
 def test_a_camera_follows_the_size_of_the_pictures():
-    fine = default_camera(toy(size=(448, 448, 3)), "mpiifacegaze")
+    fine = views.default_camera(toy(size=(448, 448, 3)), "mpiifacegaze")
     assert (fine.width, fine.focal_px, fine.distance_mm) == (448, 3200, 1000)
     with pytest.raises(
         ValueError, match="looks at 60 x 36 pictures, and no virtual camera takes such: eth_face"
     ):
-        default_camera(eye_toy(), "eth_face")
+        views.default_camera(eye_toy(), "eth_face")
 
 
 @pytest.mark.slow
@@ -87,13 +91,15 @@ def test_rendered_frames_come_back_within_half_a_degree():
         ("mpiifacegaze", "mpiifacegaze", ("mpiifacegaze", "mpii", False)),
         ("faces_D", "eth_face", ("eth_face", "eth", False)),
         ("faces_C", "", ("plain crop", "eth", False)),
+        ("faze", "faze_strip", ("faze_strip", "eyes", False)),
     ],
 )
 def test_a_run_is_looked_at_as_it_was_trained(dataset, camera, expected, monkeypatch):
     from gaze_jax import trained
 
+    seen = CAMERAS[camera or "eth_face"]
     run = types.SimpleNamespace(
-        model=eye_toy() if "eye" in camera else toy(),
+        model=eye_toy() if "eye" in camera else toy(size=(seen.height, seen.width, 3)),
         params=PARAMS,
         config=types.SimpleNamespace(data=types.SimpleNamespace(dataset=dataset)),
         camera=CAMERAS[camera] if camera else None,

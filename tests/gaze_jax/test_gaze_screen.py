@@ -99,8 +99,14 @@ def test_screens_from_files(tmp_path):
     path.write_text(json.dumps({"size_px": [1600, 900]}))
     with pytest.raises(ValueError, match="keys size_px; expected camera_mm, size_mm, size_px"):
         sc.read(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"screen\.json: not JSON"):
+        sc.read(path)
+    path.write_text(json.dumps(posed | {"rotation": np.diag([-1, 1, 1]).tolist()}))
+    with pytest.raises(ValueError, match="no mirror"):
+        sc.read(path)
     path.write_text(json.dumps(posed | {"rotation": np.ones((3, 3)).tolist(), "px_per_mm": 0}))
-    with pytest.raises(ValueError, match=r"rotation matrix; \[0.0, 0.0\] pixels a millimetre"):
+    with pytest.raises(ValueError, match=r"rotation matrix.*; \[0.0, 0.0\] pixels a millimetre"):
         sc.read(path)
 
 

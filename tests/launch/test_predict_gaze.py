@@ -10,15 +10,17 @@ import pytest
 from absl import flags as absl_flags
 from PIL import Image
 
-from gaze_jax import face_gaze, faces
+from gaze_jax import face_gaze, faces, strangers
 from gaze_jax.landmark_files import LandmarkFile
 from gaze_jax.normalization import CAMERAS
 from gaze_jax.predict import GazeEstimator
+from gaze_jax.screen import Screen
 from launch import config, gaze, gaze_calibrate, gaze_sources
 from tests.gaze_jax.gaze_toys import INTRINSICS, PARAMS, pixels, posed, toy, turn
 
 SIZE = (480, 640)
 SHIFT_MM = np.array([0.0, 0.0, 600.0])
+SCREEN = Screen(np.diag([-1.0, 1, -1]), np.zeros(3), np.ones(2))
 FACE, POINTS = posed(np.eye(3), SHIFT_MM)
 
 
@@ -145,6 +147,9 @@ def test_an_interrupted_run_goes_on(folder, tmp_path):
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
     with pytest.raises(config.ConfigError, match=r"--resume: .* something else: input was"):
         gaze.predict(estimator(Everywhere()), inputs[:1], out, resume=True)
+    other = estimator(Everywhere(), screen=SCREEN, smooth=True)
+    with pytest.raises(config.ConfigError, match=r"else: screen was None.*; smooth was False"):
+        gaze.predict(other, inputs, out, resume=True)
 
 
 def test_all_unreadable_is_an_error(folder, tmp_path):
@@ -218,28 +223,40 @@ def test_videos_that_cannot_be_opened_are_named(tmp_path):
     assert "camera:x: expected camera:0" in text
 
 
+class Capture:
+    """As much of cv2.VideoCapture as is called, with three frames."""
+
+    left, said = 3, -1.0
+
+    def __init__(self, source):
+        assert source in (1, "cut.avi")
+
+    def isOpened(self):
+        return True
+
+    def get(self, what):
+        return self.said
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, picture()
+
+    def release(self):
+        pass
+
+
+def test_a_video_that_ends_early_says_so(monkeypatch, caplog):
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    monkeypatch.setattr(Capture, "said", 10.0)
+    monkeypatch.setattr(gaze_sources.os.path, "isfile", lambda path: True)
+    (found,) = gaze_sources.find(["cut.avi"])
+    assert len(list(found.shots())) == 3
+    assert "cut.avi: it ends after 3 of the 10 frames" in caplog.text
+
+
 def test_a_camera(monkeypatch, tmp_path):
     cv2 = pytest.importorskip("cv2")
-
-    class Capture:
-        left = 3
-
-        def __init__(self, source):
-            assert source == 1
-
-        def isOpened(self):
-            return True
-
-        def get(self, what):
-            return -1.0
-
-        def read(self):
-            self.left -= 1
-            return self.left >= 0, picture()
-
-        def release(self):
-            pass
-
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
     counts = gaze.predict(estimator(Everywhere(), smooth=True), ["camera:1"], tmp_path, parts=())
     assert counts["frames"] == 3
@@ -262,6 +279,8 @@ def flags(monkeypatch):
         networks("dot"), PARAMS, CAMERAS["eth_face"], **{"intrinsics": INTRINSICS, **options}
     )
     monkeypatch.setattr(GazeEstimator, "from_run", from_run)
+    spreads = (np.full(2, 0.05), np.full(2, 0.05))
+    monkeypatch.setattr(strangers, "spreads", lambda workdir, fold: spreads)
     defined = absl_flags.FlagValues()
     gaze.define(defined)
     defined.mark_as_parsed()
@@ -329,25 +348,27 @@ def test_targets_that_cannot_be_used(folder, tmp_path):
     np.testing.assert_allclose(found, [1, 12, -7], atol=1e-9)
     found = read("frame,target_x_mm,target_y_mm,target_z_mm\na,1,2,3\n")["a"]["target_mm"]
     np.testing.assert_array_equal(found, [1, 2, 3])
+    with pytest.raises(config.ConfigError, match=r"line 3: a\.png for the second time"):
+        read("frame,pitch_deg,yaw_deg\na.png,1,2\na.png,3,4\n")
+    calibrate = functools.partial(gaze_calibrate.calibrate, person="a", method="offset")
+    path.write_text("frame,pitch_deg,yaw_deg\na.png,1,2\n")
+    with pytest.raises(config.ConfigError, match=r"a\.png is .*in/a\.png as well as .*more/a\.png"):
+        calibrate(estimator(Everywhere()), path, [str(folder / "**/a.png")], "me")
     path.write_text("frame,pitch_deg,yaw_deg\nzzz.png,1,2\n")
     with pytest.raises(config.ConfigError, match=r"--input has no zzz\.png"):
-        gaze_calibrate.calibrate(
-            estimator(Everywhere()),
-            path,
-            [str(folder / "a.png")],
-            "me",
-            person="a",
-            method="offset",
-        )
+        calibrate(estimator(Everywhere()), path, [str(folder / "a.png")], "me")
 
 
-def test_flags_say_where_the_faces_are(flags, tmp_path):
+def test_flags_say_where_the_faces_are(flags, tmp_path, monkeypatch):
     for given in ({}, {"landmarks": "a", "boxes": "b"}):
         with pytest.raises(config.ConfigError, match=r"where are the faces.*face_landmarker\.task"):
             gaze.landmarker(flags(**given))
     (tmp_path / "b.csv").write_text("frame,left,top,right,bottom\na,1,2,3,4\n")
     found = gaze.landmarker(flags(boxes=str(tmp_path / "b.csv")))
     assert found(picture(), "a") == [faces.Face((1.0, 2.0, 3.0, 4.0))]
+    # A detector that may find one face finds the surest, not the largest.
+    monkeypatch.setattr(faces, "FaceLandmarker", lambda path, max_faces: max_faces)
+    assert gaze.landmarker(flags(landmarker="x", max_faces=1)) == 10
     with pytest.raises(config.ConfigError, match="--calibrate needs --calibration"):
         gaze.run(flags(calibrate="x"))
 
