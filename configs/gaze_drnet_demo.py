@@ -7,6 +7,7 @@ The pictures are rendered into data/gaze on the first run (20 persons x 400 eyes
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -23,10 +24,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.drnet = drnet = ml_collections.ConfigDict()
     drnet.use = "drnet"  # or absolute, difference (Diff-NN)
-    drnet.weight = 0.5
-    drnet.corrupt = 0.1
     drnet.dropout = 0.5
-    drnet.augment = True
+    # The preset's own, unless a value is given here.
+    drnet.weight = placeholder(float)
+    drnet.corrupt = placeholder(float)
+    drnet.augment = placeholder(bool)
 
     config.recipe = recipe = ml_collections.ConfigDict()
     recipe.lr = 1e-3
@@ -43,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.fold = 0
     data.held_out = 6
     data.validation = 2
-    data.self_pair = 0.1
+    data.self_pair = placeholder(float)  # the preset's own
     data.cross = ()
     data.workers = 0
 

@@ -106,7 +106,7 @@ _CHOICES = {
     "data.dataset": NAMES,
     "data.protocol": splits.PROTOCOLS,
     "data.order": ("", "pitch_yaw", "yaw_pitch"),
-    "data.sign": ("", "as_is", "negated"),
+    "data.sign": ("", "ours", "negated"),
 }
 _AT_LEAST = {
     "pairwise": 0,
@@ -128,7 +128,7 @@ _AT_LEAST = {
 
 
 def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
-    """Settings from a ConfigDict or any nested mapping; keys that are absent keep the preset's and the recipe's values.
+    """Settings from a ConfigDict or any nested mapping; keys that are absent or None keep the preset's and the recipe's values.
 
     Raises:
       ConfigError: unknown keys (with the nearest known one), wrong types and impossible values, all in one message.
@@ -144,6 +144,8 @@ def _under(start: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     """`given` laid over `start`, group by group."""
     merged = dict(start)
     for name, value in given.items():
+        if value is None:
+            continue
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = _under(merged[name], value) if both else value
     return merged
@@ -155,14 +157,26 @@ def _impossible(config: Config) -> Iterator[str]:
     if data.self_pair > 1:
         yield f"config.data.self_pair={data.self_pair}: expected a probability, 0 to 1"
     for entry in data.cross:
-        name = entry.partition(":")[0]
+        name, _, root = entry.partition(":")
         if name not in NAMES:
             yield f"config.data.cross has {entry!r}: no data set {name!r}; there are {', '.join(NAMES)}"
+        if name == data.dataset and root in ("", data.root):
+            yield f"config.data.cross has {entry!r}, which is what this run trains on: name unseen sets only"
     folds = ("lopo", "clusters", "within")
     if data.fold == ALL_FOLDS and data.protocol not in folds:
         yield (
             f"config.data.fold=-1 with config.data.protocol={data.protocol}: it has one fold only; all folds together are for "
             + ", ".join(folds)
+        )
+    if (
+        data.fold == ALL_FOLDS
+        and config.model == networks.DFENET
+        and config.dfenet.ldm
+        and config.dfenet.cuts == "quantile"
+    ):
+        yield (
+            "config.data.fold=-1 with config.dfenet.cuts=quantile: all folds share one network, and its cuts would come from "
+            "labels that other folds are judged on; train one fold after the other, or set config.dfenet.cuts=fixed"
         )
     if config.pairwise and networks.compares(config):
         yield (

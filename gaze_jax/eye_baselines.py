@@ -132,23 +132,30 @@ _UNITS = {
 }
 
 
-def make(name: str, size: tuple[int, int, int] = EYE_SIZE, *, dtype: str = "float32") -> Model:
+def make(
+    name: str,
+    size: tuple[int, int, int] = EYE_SIZE,
+    *,
+    kind: str = "eye",
+    dtype: str = "float32",
+) -> Model:
     """A baseline by its name; its published training is `RECIPES[name]`.
 
     Args:
       name: "lenet_eye", "resnet8_eye", "gazenet_eye" or "mean".
       size: (H, W, c) of the pictures.
+      kind: "eye" or "face": what "mean" is the mean of; the others look at eyes.
       dtype: of activations.
 
     Raises:
       ValueError: an unknown name.
     """
     if name == "mean":
-        return _mean(size)
+        return _mean(size, kind)
     if name not in _UNITS:
         raise ValueError(f"model {name!r}: expected one of {', '.join(NAMES)}")
-    kind, criterion = _UNITS[name]
-    network = Regressor(kind(dtype=jnp.dtype(dtype)))
+    units, criterion = _UNITS[name]
+    network = Regressor(units(dtype=jnp.dtype(dtype)))
     bind = lambda function: functools.partial(function, network)
     return Model(
         name=name,
@@ -199,7 +206,7 @@ def ask(
     return network.apply(variables, augment.normalise(images, "scale"), head, False)  # pyright: ignore
 
 
-def _mean(size: tuple[int, int, int]) -> Model:
+def _mean(size: tuple[int, int, int], kind: str) -> Model:
     def answer(trainable: Any, images: Array) -> Float[Array, "B P"]:
         return jnp.broadcast_to(trainable["mean"][None], (images.shape[0], 2))
 
@@ -213,7 +220,7 @@ def _mean(size: tuple[int, int, int]) -> Model:
     predict = lambda params, images, head: answer(params.trainable, images)
     return Model(
         name="mean",
-        kind="eye",
+        kind=kind,
         size=size,
         uses_head=False,
         init=lambda key: Params(trainable={"mean": jnp.zeros(2, jnp.float32)}),

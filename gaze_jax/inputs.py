@@ -50,6 +50,7 @@ class Inputs:
             "rows": files.digest(self.train.tolist()),
             "split": self.split.name,
             **networks.pins(self.config),
+            trained.KIND: self.gaze_set.kind,
             trained.SIZE: "x".join(map(str, self.gaze_set.size)),
             trained.CAMERA: self.gaze_set.camera,
         }
@@ -98,7 +99,7 @@ def open_inputs(config: Config) -> Inputs:
         held_out=settings.held_out,
     )
     train, validation = _keep_back(gaze_set, split.train, settings.validation)
-    model = networks.build(config, gaze_set.size, gaze_set.gaze[train])
+    model = networks.build(config, gaze_set.size, gaze_set.gaze[train], kind=gaze_set.kind)
     _check(config, gaze_set, model, train)
     per_epoch = max(1, len(train) // config.recipe.batch_size)
     return Inputs(
@@ -123,9 +124,9 @@ def folds(config: Config) -> int:
 def optimizer(inputs: Inputs) -> Any:
     """The optimizer of a run; schedules end with its last step, whatever `steps` says."""
     own = inputs.config.recipe
-    per_epoch = inputs.steps_per_epoch
+    per_epoch = float(inputs.steps_per_epoch)
     if inputs.config.steps:
-        per_epoch = max(1, inputs.config.steps // own.epochs)
+        per_epoch = inputs.config.steps / own.epochs
     return recipe.optimizer(own, per_epoch, clip_norm=inputs.config.clip_norm)
 
 

@@ -58,8 +58,17 @@ def method(config: "Config") -> str:
     return "all" if len(names) == len(switched) else "_".join(names) or "cfe"
 
 
+def anchors(config: "Config") -> str:
+    """What stands for the sentences of the language module: "clip", or a stand-in; "" where there is none."""
+    return config.dfenet.anchors if config.model == DFENET and config.dfenet.ldm else ""
+
+
 def build(
-    config: "Config", size: tuple[int, int, int], gaze: Float[np.ndarray, "N 2"] | None = None
+    config: "Config",
+    size: tuple[int, int, int],
+    gaze: Float[np.ndarray, "N 2"] | None = None,
+    *,
+    kind: str = "eye",
 ) -> Model:
     """The network of a configuration.
 
@@ -67,6 +76,7 @@ def build(
       config: which, and how.
       size: (H, W, c) of the pictures.
       gaze: (pitch, yaw) of the training samples in radians; prediction needs none.
+      kind: "eye" or "face", for the one network that takes both: the mean of the labels.
 
     Raises:
       ConfigError: weights that cannot be used.
@@ -79,7 +89,7 @@ def build(
     elif config.model == cfe.NAME:
         model = cfe.make(config.cfe, dtype=dtype)
     elif config.model in eye_baselines.NAMES:
-        model = eye_baselines.make(config.model, size, dtype=dtype)
+        model = eye_baselines.make(config.model, size, kind=kind, dtype=dtype)
     else:
         model = face_baselines.make(config.model, config.face, dtype=dtype)
     return losses.with_pairwise(model, config.pairwise)

@@ -47,21 +47,24 @@ def every(interval: int, epochs: int) -> tuple[int, ...]:
     return tuple(range(interval, epochs, interval))
 
 
-def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(recipe: Recipe, steps_per_epoch: float) -> optax.Schedule:
     """The rate of every update.
 
     Args:
       recipe: epochs and schedule.
-      steps_per_epoch: updates in an epoch.
+      steps_per_epoch: updates in an epoch; need not be whole.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    after = max(1, recipe.epochs * steps_per_epoch - warmup)
+    after = max(1, round(recipe.epochs * steps_per_epoch) - warmup)
     rest: Callable[[Any], Any]
     if recipe.schedule == "cosine":
         rest = optax.cosine_decay_schedule(recipe.lr, after)
     elif recipe.schedule == "steps":
         # Milestones count from the start of the run, the schedule after the warm-up from its end.
-        places = {max(1, m * steps_per_epoch - warmup): recipe.factor for m in recipe.milestones}
+        places: dict[int, float] = {}
+        for milestone in recipe.milestones:
+            place = max(1, round(milestone * steps_per_epoch) - warmup)
+            places[place] = places.get(place, 1.0) * recipe.factor
         rest = optax.piecewise_constant_schedule(recipe.lr, places)
     elif recipe.schedule == "constant":
         rest = optax.constant_schedule(recipe.lr)
@@ -73,13 +76,13 @@ def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(
-    recipe: Recipe, steps_per_epoch: int, *, clip_norm: float = 0.0
+    recipe: Recipe, steps_per_epoch: float, *, clip_norm: float = 0.0
 ) -> optax.GradientTransformation:
     """The optimizer of a recipe.
 
     Args:
       recipe: what to build.
-      steps_per_epoch: updates in an epoch.
+      steps_per_epoch: updates in an epoch; need not be whole.
       clip_norm: largest global norm of the gradient; 0 does not clip.
     """
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=decayed)

@@ -6,7 +6,7 @@ Shapes: B pictures, P = 2 angles (pitch, yaw) in radians; everything that leaves
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -40,8 +40,9 @@ def opened_folds(config: configs.Config) -> list[Inputs]:
     each = [_with_fold(config, fold) for fold in range(inputs.folds(config))]
     first, *others = [open_inputs(one) for one in each]
     # One model object: one program for training and judging of all folds. Folds of slightly different sizes make the same
-    # number of steps, that of the first.
-    shared = {"model": first.model, "total_steps": first.total_steps}
+    # number of steps by the same schedule, those of the first.
+    names = ("model", "steps_per_epoch", "total_steps")
+    shared = {name: getattr(first, name) for name in names}
     return [first, *(dataclasses.replace(one, **shared) for one in others)]
 
 
@@ -59,8 +60,16 @@ def _task(opened: Inputs) -> Task:
         sharding_rules=(("trainable/.*", PartitionSpec()),),
         total_steps=opened.total_steps,
         batch_ids=("index",),
+        selected=(_selected(opened),),
         pins=opened.pins,
     )
+
+
+def _selected(opened: Inputs) -> str:
+    """The result by which a run's best step is found: of one picture, or with the most references."""
+    if opened.model.predict is not None:
+        return "error_deg"
+    return f"diffnn_k{max(opened.config.test.k)}_error_deg"
 
 
 def train_data(opened: Inputs, seed: int) -> Any:
@@ -135,16 +144,27 @@ def entries_of(
     return [*pairs, *fitted]
 
 
-def result_lines(config: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
+def result_lines(
+    config: Mapping[str, Any],
+    params: Params,
+    *,
+    step: int | None = None,
+    best: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
     """The lines of results.jsonl (docs/workdir.md): one a person, mode, number of references and corruption.
 
     Args:
       config: what the run was trained with.
       params: its arrays; with a leading axis for all folds together.
+      step: updates that they have seen; None: all of the run.
+      best: the folds whose best step this is on the very persons that are judged (their place among those trained
+        together); None: the last step, all folds.
     """
     opened = opened_folds(configs.read(config))
     lines = []
     for index, one in enumerate(opened):
+        if best is not None and index not in best:
+            continue
         own = params
         if len(opened) > 1:
             own = Params(
@@ -157,11 +177,12 @@ def result_lines(config: Mapping[str, Any], params: Params) -> list[dict[str, An
             common = {
                 "method": networks.method(one.config),
                 "preset": one.config.preset,
+                "anchors": networks.anchors(one.config),
                 "trained_on": one.gaze_set.name,
                 "protocol": one.split.protocol if inside else "cross",
                 "fold": one.split.fold,
-                "epoch": one.total_steps // one.steps_per_epoch,
-                "selection": "last",
+                "epoch": (one.total_steps if step is None else step) // one.steps_per_epoch,
+                "selection": "last" if best is None else "best",
             }
             entries = entries_of(one, own, gaze_set, rows, one.config.test)
             lines += evaluate.result_lines(entries, gaze_set, common)

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from core_jax import train
 from core_jax.train import Params
 from core_jax.train.stack import unstack
+from core_jax.train.step import init_key
 from gaze_jax import config as configs
 from gaze_jax import networks
 from gaze_jax.model import Model
 from gaze_jax.normalization import CAMERAS, VirtualCamera
 
-# Digests of a run that say how its pictures were taken.
-SIZE, CAMERA = "size", "camera"
+# Entries beside a run's digests that say how its pictures were taken.
+KIND, SIZE, CAMERA = "kind", "size", "camera"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def load(workdir: str | os.PathLike, fold: int = 0) -> Trained:
       fold: which one of a run that trained all folds together.
 
     Raises:
-      ConfigError: there is no gaze run, or it has no such fold.
+      ConfigError: there is no gaze run, it has no such fold, or the CLIP beside it is another.
       CheckpointError: nothing was saved yet.
     """
     path = pathlib.Path(workdir) / "config.json"
@@ -67,12 +68,29 @@ def load(workdir: str | os.PathLike, fold: int = 0) -> Trained:
     elif fold:
         raise configs.ConfigError(f"{workdir}: fold {fold} of a run of one fold: expected 0")
     height, width, channels = (int(size) for size in pins[SIZE].split("x"))
-    model = networks.build(config, (height, width, channels))
-    # Towers that are not trained are no part of a checkpoint.
-    frozen = model.init(jax.random.key(0)).frozen
+    bare = _bare(config)
+    others = [name for name, digest in networks.pins(bare).items() if pins.get(name) != digest]
+    if others:
+        raise configs.ConfigError(
+            f"{workdir}: the {' and '.join(others)} of config.dfenet.clip={config.dfenet.clip} is not what this run was trained "
+            "with: put the weights back that were there then"
+        )
+    model = networks.build(bare, (height, width, channels), kind=pins[KIND])
+    # Towers that are not trained are no part of a checkpoint; random ones follow from the run's seed.
+    frozen = model.init(init_key(values.get("seed", 0))).frozen
     return Trained(
         model=model,
         params=Params(trainable=arrays["trainable"], frozen=frozen, stats=arrays["stats"]),
         config=config,
         camera=CAMERAS[pins[CAMERA]] if pins[CAMERA] else None,
+    )
+
+
+def _bare(config: configs.Config) -> configs.Config:
+    """The same network without what only training reads: files of first weights, sentences and the text tower behind them."""
+    return dataclasses.replace(
+        config,
+        dfenet=dataclasses.replace(config.dfenet, ldm=False),
+        cfe=dataclasses.replace(config.cfe, trunk_init="scratch", weights=""),
+        face=dataclasses.replace(config.face, weights=""),
     )

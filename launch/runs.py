@@ -209,6 +209,8 @@ def evaluate(
 ) -> list[dict]:
     """Evaluate a run and append its result lines to results.jsonl.
 
+    Where the task selects by a result and was evaluated while it trained, its best steps are judged beside the last one.
+
     Args:
       workdir: of the run; nothing else is needed.
       task: built from its configuration; None builds it.
@@ -228,10 +230,39 @@ def evaluate(
         **provenance(),
         **(extra or {}),
     }
-    lines = [{**line, **common} for line in tasks.result_lines(run.config, run.task, run.params)]
+    found = tasks.result_lines(run.config, run.task, run.params, step=run.step)
+    lines = [{**line, **common} for line in found]
+    for step, best in best_steps(workdir, run).items():
+        params = _params_of(workdir, run, step)
+        own = tasks.result_lines(run.config, run.task, params, step=step, best=best)
+        lines += [{**line, **common, "steps": step} for line in own]
     if jax.process_index() == 0:
         append(Path(workdir) / RESULTS, lines)
     return lines
+
+
+def best_steps(workdir: str | Path, run: Restored) -> dict[int, list[int]]:
+    """The steps at which one of `Task.selected` was lowest, and which ones; empty for a run that was never evaluated."""
+    from core_jax.train import writers
+
+    if not fit_options(run.config).eval_every:
+        return {}
+    names = run.task.selected
+    lowest = writers.lowest(Path(workdir) / "metrics.jsonl", names)
+    found: dict[int, list[int]] = {}
+    for place, name in enumerate(names):
+        if name in lowest:
+            found.setdefault(lowest[name][1], []).append(place)
+    return found
+
+
+def _params_of(workdir: str | Path, run: Restored, step: int) -> Any:
+    from core_jax import train as train_lib
+
+    if step == run.step:
+        return run.params
+    mesh_shape = fit_options(run.config).mesh_shape
+    return train_lib.restore(run.task, workdir=workdir, step=step, mesh_shape=mesh_shape)[0]
 
 
 def recipe_digest(config: ml_collections.ConfigDict) -> str:

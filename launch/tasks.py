@@ -1,6 +1,6 @@
 """The tasks that a configuration can name: `config.task`. One line for each; packages are imported only when named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -52,13 +52,22 @@ def build(config: ml_collections.ConfigDict) -> Any:
     return TASKS[name](config)
 
 
-def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> list[dict[str, Any]]:
+def result_lines(
+    config: ml_collections.ConfigDict,
+    task: Any,
+    params: Any,
+    *,
+    step: int | None = None,
+    best: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
     """Evaluate a task and say what came out, as results.jsonl has it but for what every run has in common.
 
     Args:
       config: what the task was built from.
       task: from `build`.
       params: core_jax.train.Params.
+      step: updates that they have seen; None: all of the run.
+      best: which of `task.selected` were lowest at this step; None: it is the last step.
 
     Returns:
       For "fdbpl" a line per part of the classes, for "gba" one per judged split and for "gaze" one per person and way of
@@ -67,7 +76,7 @@ def result_lines(config: ml_collections.ConfigDict, task: Any, params: Any) -> l
     if config.task == "gaze":
         from gaze_jax import task as gaze
 
-        return gaze.result_lines(config.to_dict(), params)
+        return gaze.result_lines(config.to_dict(), params, step=step, best=best)
     metrics = task.evaluate(params.trainable, params.frozen, params.stats)
     if config.task == "gba":
         from gba_jax import task as gba

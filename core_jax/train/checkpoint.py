@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,7 +62,7 @@ class Checkpoints:
     Args:
       folder: absolute; made if missing.
       identity: written into every checkpoint, compared when one is restored.
-      keep: number of checkpoints kept, the newest ones.
+      keep: number of checkpoints kept, the newest ones; `keep_also` adds others.
       read_only: never write or clean up; another process may be training there.
     """
 
@@ -73,10 +73,11 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.folder, self._identity, self._ocp = folder, identity, ocp
+        self._kept = _Kept(ocp.checkpoint_managers.LatestN(keep))
         self._manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                preservation_policy=self._kept,
                 enable_async_checkpointing=False,
                 # Orbax' own read_only warns about every option it then sets.
                 create=not read_only,
@@ -91,6 +92,10 @@ class Checkpoints:
     def reached_preemption(self, step: int) -> bool:
         """Whether a distributed run was told to leave and this is the step all agreed on."""
         return self._manager.reached_preemption(step)
+
+    def keep_also(self, steps: Iterable[int]) -> None:
+        """Checkpoints that stay beside the newest ones, in place of those named before."""
+        self._kept.steps = frozenset(steps)
 
     def save(
         self, step: int, state: Any, data: Mapping[str, Any], extra: Mapping[str, Any]
@@ -202,6 +207,18 @@ class Checkpoints:
     def _last_complete(self, failed: int) -> int | None:
         self._manager.reload()
         return max((s for s in self._manager.all_steps() if s != failed), default=None)
+
+
+class _Kept:
+    """Which checkpoints stay when one is added: those of another policy, and some by their steps."""
+
+    def __init__(self, others: Any):
+        self.steps: frozenset[int] = frozenset()
+        self._others = others
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        others = self._others.should_preserve(checkpoints, context=context)
+        return [other or info.step in self.steps for other, info in zip(others, checkpoints)]
 
 
 class _Position:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,8 @@ class FitOptions:
     Attributes:
       seed: of parameters, data order and every step's key.
       log_every: steps between lines of metrics.jsonl.
-      save_every: steps between checkpoints; one is always written at the end.
+      save_every: steps between checkpoints; one is always written at the end, and with every
+        evaluation of a task that selects by its results.
       eval_every: steps between evaluations, with one at the end; 0 never evaluates.
       keep: number of checkpoints kept.
       mesh_shape: (data, model); None puts all devices on data.
@@ -144,6 +146,8 @@ def fit(
             checkpoints = stack.enter_context(contextlib.closing(open_checkpoints()))
         log = writers.Log(workdir, task.total_steps, start, shown=options.progress)
         stack.callback(log.close)
+        lowest = writers.lowest(workdir / "metrics.jsonl", task.selected, last=start)
+        checkpoints.keep_also(step for _, step in lowest.values())
         notice = stack.enter_context(stop.told_to_leave())
         profile_first, profile_last = options.profile or (None, None)
         profiling = False
@@ -176,6 +180,12 @@ def fit(
             results = task.evaluate(state["trainable"], frozen, state["stats"])
             named = {writers.EVALUATION + name: float(value) for name, value in results.items()}
             log.write(number, named)
+            # What a task selects by is remembered here: files are process 0's, and read at the start only.
+            for name in task.selected:
+                value = float(results.get(name, math.inf))
+                if value < lowest.get(name, (math.inf, 0))[0]:
+                    lowest[name] = (value, number)
+            checkpoints.keep_also(step for _, step in lowest.values())
             clock.lap("evaluation")
 
         def evaluation_due(number: int) -> bool:
@@ -206,6 +216,7 @@ def fit(
                 profiling = False
             leave = notice.is_set() or checkpoints.reached_preemption(number)
             save_due = last or leave or number % options.save_every == 0
+            save_due |= bool(task.selected) and evaluation_due(number)
             if save_due or evaluation_due(number):
                 settle()
                 if save_due:

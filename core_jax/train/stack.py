@@ -53,6 +53,7 @@ def stack(tasks: Sequence[Task]) -> Task:
         ),
         total_steps=steps[0],
         batch_ids=first.batch_ids,
+        selected=tuple(f"{i}/{name}" for i, task in enumerate(tasks) for name in task.selected),
         pins=_pins(tasks),
     )
 

@@ -67,6 +67,8 @@ class Task:
       total_steps: number of updates.
       batch_ids: batch entries that name the samples; printed when the loss is not finite. They may
         be strings, which stay on the host.
+      selected: names of results, the lower the better. The checkpoint of the step at which each was
+        lowest is kept beside the newest ones.
       pins: digests of everything the run depends on; stored in every checkpoint and compared when
         it is restored.
     """
@@ -79,4 +81,5 @@ class Task:
     sharding_rules: Rules
     total_steps: int
     batch_ids: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
     pins: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +94,29 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def lowest(
+    path: Path, names: Sequence[str], last: float = math.inf
+) -> dict[str, tuple[float, int]]:
+    """The lowest values of evaluation results up to a step, and where they were first met.
+
+    Args:
+      path: metrics.jsonl.
+      names: as the task gives them; those never met are left out.
+      last: lines of later steps are not looked at.
+    """
+    found: dict[str, tuple[float, int]] = {}
+    for line in read_jsonl(path):
+        for name in names:
+            value = line.get(EVALUATION + name)
+            if (
+                value is not None
+                and line["step"] <= last
+                and (name not in found or value < found[name][0])
+            ):
+                found[name] = (value, line["step"])
+    return found
 
 
 class History:

@@ -48,13 +48,12 @@ def heading(kind: str, item: Summary) -> str:
 
 def details(summaries: Sequence[Summary]) -> Table:
     """What each row of the tables was made with."""
-    columns = (
-        "method, preset, data set, trained on, protocol, selection, folds, seeds, steps, digests"
-    )
+    columns = "method, preset, anchors, data set, trained on, protocol, selection, folds, seeds, steps, digests"
     rows = tuple(
         (
             item.label,
             item.preset,
+            item.anchors,
             f"{item.dataset} (rendered)" if item.synthetic else item.dataset,
             item.trained_on,
             item.protocol,

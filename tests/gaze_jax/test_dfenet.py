@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +11,12 @@ from core_jax import clip, world
 from core_jax.clip import TextConfig, Tokenizer, resnet_model
 from core_jax.clip.resnet_model import ResNetClipConfig
 from core_jax.clip.resnet_weights import ResNetClip
-from core_jax.nn import STATS, BatchNorm, ResNetConfig
+from core_jax.nn import ResNetConfig
 from core_jax.train import Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import anchors, cfe, clip_towers, dfenet, double_head, losses
 from gaze_jax.dfenet import DFENetConfig
-from gaze_jax.face_input import prepare
+from tests.gaze_jax.small_dfenet import SmallCFE, small_vision
 
 CFE = cfe.CFEConfig(
     image_size=64,
@@ -69,49 +68,6 @@ def rn():
     return ResNetClip(config, params, Tokenizer("nowhere"))
 
 
-class Patches(nn.Module):
-    """Pictures to maps of 2 x 2: quick to differentiate."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, pixels, train=False):
-        x = nn.Conv(self.channels, (32, 32), (32, 32))(pixels)
-        return BatchNorm()(x, train)
-
-
-class SmallCFE(cfe.CFE):
-    """In place of the extractor: the same interface around one convolution."""
-
-    def init(self, *, key):
-        made = Patches(12).init(key, jnp.zeros((1, 64, 64, 3)))
-        head = nn.Dense(2).init(key, jnp.zeros((1, 12)))["params"]
-        return Params(trainable={**made["params"], "head": head}, stats=made[STATS])
-
-    def features(self, params, stats, images, *, train=False, fuse=cfe.untouched, key=None):
-        variables = {"params": params, STATS: stats}
-        pixels = prepare(images, "imagenet", 64)
-        x, new = Patches(12).apply(variables, pixels, train, mutable=[STATS])
-        return jnp.mean(fuse(x), axis=(1, 2)), x, new[STATS]
-
-
-def _small_vision(opened):
-    del opened
-    tower, none = Patches(5), (0.0, 0.0, 0.0)
-
-    def init(key):
-        made = tower.init(key, jnp.zeros((1, 64, 64, 3)))
-        return made["params"], made[STATS]
-
-    def maps(params, stats, pixels, train):
-        x, new = tower.apply({"params": params, STATS: stats}, pixels, train, mutable=[STATS])
-        return x, new[STATS]
-
-    return clip_towers.Vision(
-        init=init, maps=maps, size=64, mean=none, std=(1.0, 1.0, 1.0), digest=""
-    )
-
-
 def _changed(before, after):
     return [
         bool(np.any(np.asarray(a) != np.asarray(b)))
@@ -126,7 +82,7 @@ def _changed(before, after):
 def test_both_presets_learn_and_only_a_trained_tower_moves(preset, parts, rn, batch, monkeypatch):
     if parts == "small":
         monkeypatch.setattr(dfenet, "CFE", SmallCFE)
-        monkeypatch.setattr(clip_towers, "vision", _small_vision)
+        monkeypatch.setattr(clip_towers, "vision", small_vision)
     settings = DFENetConfig(**dfenet.PRESETS[preset], **RN)
     model = dfenet.make(settings, CFE, clip=rn)
     params = _filled(model.init)

@@ -157,6 +157,12 @@ def test_schedules_warm_up_and_then_follow_the_run():
     np.testing.assert_allclose(
         [rate(t) for t in (0, 5, 10, 20, 30)], [0, 0.5, 1, 0.5, 0], atol=1e-6
     )
+    # Runs of so many updates that an epoch has no whole number of them, or less than one.
+    uneven = recipe.learning_rate(Recipe(lr=1.0, epochs=20, warmup_epochs=1.0), 107 / 20)
+    np.testing.assert_allclose([uneven(t) for t in (5, 56, 107)], [1, 0.5, 0], atol=1e-6)
+    short = Recipe(lr=1.0, epochs=20, schedule="steps", milestones=(12, 13), factor=0.5)
+    rate = recipe.learning_rate(short, 5 / 20)
+    np.testing.assert_allclose([rate(t) for t in (2, 4)], [1, 0.25])
     steps = Recipe(lr=1.0, epochs=9, schedule="steps", milestones=recipe.every(4, 9), factor=0.5)
     assert steps.milestones == (4, 8)
     for warmup in (0.0, 2.0):

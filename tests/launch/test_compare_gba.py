@@ -65,7 +65,7 @@ def built(monkeypatch):
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(runs, "restore", restore)
-    monkeypatch.setattr(tasks, "result_lines", lambda config, task, params: list(lines(task)))
+    monkeypatch.setattr(tasks, "result_lines", lambda config, task, params, **_: list(lines(task)))
     monkeypatch.setattr(examples, "label_maps", label_maps)
     return trained
 

@@ -119,6 +119,22 @@ def test_an_evaluation_lost_to_a_kill_is_made_up_for(straight):
     ]
 
 
+def test_the_checkpoint_of_the_best_evaluation_stays(tmp_path):
+    scores = {3: 5.0, 6: 1.0, 9: float("nan"), 12: 1.0, 15: 3.0, 18: 2.0, 21: 4.0}
+    left = list(scores.values())
+    own = {"evaluate": lambda *_: {"score": left.pop(0)}, "selected": ("score",)}
+    run = {"workdir": tmp_path / "run", "config_json": {}}
+    train.fit(task(12, **own), options(eval_every=3, save_every=100, keep=1), **run)
+    kept = lambda: {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept() == {6, 12}
+    # A resumed run knows what was reached before it.
+    train.fit(task(**own), options(eval_every=3, save_every=100, keep=1), resume=True, **run)
+    assert not left
+    assert kept() == {6, 21}
+    lowest = writers.lowest(tmp_path / "run" / "metrics.jsonl", ("score", "other"))
+    assert lowest == {"score": (1.0, 6)}
+
+
 def test_a_used_work_directory_is_refused(straight):
     folder = straight[1]
     before = files_below(folder)

@@ -70,10 +70,10 @@ def test_resumed_equals_uninterrupted(tmp_path):
 
 
 def test_results_name_their_run():
-    task = stack.stack([make(0.0), make(1.0)])
+    task = stack.stack([make(shift, selected=("w_norm",)) for shift in (0.0, 1.0)])
     params = task.init(jax.random.key(0))
     found = task.evaluate(params.trainable, params.frozen, params.stats)
-    assert set(found) == {"0/w_norm", "1/w_norm"}
+    assert set(found) == set(task.selected) == {"0/w_norm", "1/w_norm"}
 
 
 def test_different_numbers_of_steps_are_refused():
