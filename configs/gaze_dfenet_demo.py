@@ -3,7 +3,7 @@
 python -m launch.train --config=configs/gaze_dfenet_demo.py --workdir=runs/dfenet
 python -m launch.compare --config=configs/gaze_dfenet_demo.py --workdir=runs/faces --methods=ablation --seeds=1,2,3
 
-The pictures are rendered into data/gaze on the first run (12 persons x 150 faces) and read back later. The ablation is CFE
+The pictures are rendered into data/gaze on the first run (12 persons x 120 faces) and read back later. The ablation is CFE
 alone, with each module, and with all; `--config.data.cross='("faces_B","faces_C")'` judges other domains too. The small CLIP
 does not know the words of the sentences: the anchors are the stand-in "ordinal".
 """
@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.dataset = "faces_A"
     data.root = "data/gaze"
     data.persons = 12
-    data.per_person = 150
+    data.per_person = 120
     data.render_seed = 0
     data.protocol = "last"
     data.fold = 0
