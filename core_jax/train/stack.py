@@ -107,11 +107,11 @@ def _side_by_side(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
 def _optimizer(task: Task) -> optax.GradientTransformation:
     one = task.optimizer()
 
-    def init(params: Tree) -> optax.OptState:
+    def init(params: Any) -> optax.OptState:
         # optax asks for the form of the state with a stand-in that has no arrays.
         return jax.vmap(one.init)(params) if jax.tree.leaves(params) else one.init(params)
 
-    def update(updates: Tree, state: optax.OptState, params: Tree | None = None) -> Any:
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> Any:
         return jax.vmap(one.update)(updates, state, params)
 
     return optax.GradientTransformation(init, update)
