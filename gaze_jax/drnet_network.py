@@ -57,6 +57,10 @@ class DRNetConfig:
                 bad.append(f"{name}={getattr(self, name)} must be from 0 to 1")
         if not 0.0 <= self.dropout < 1.0:
             bad.append(f"dropout={self.dropout} must be from 0 to below 1")
+        if self.backbone == "diffnn" and any(side % 4 for side in self.input_size):
+            bad.append(
+                f"input_size={self.input_size} with backbone='diffnn': its two poolings need multiples of 4"
+            )
         if self.shortcut == "identity" and self.backbone != "diffnn" and self.use != "difference":
             bad.append(
                 f"shortcut='identity' with backbone={self.backbone!r}: its maps have other channels than the difference; "

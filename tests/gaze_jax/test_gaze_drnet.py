@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,6 +180,22 @@ def _theirs(network, batch):
             torch.tensor(batch["head"]),
             torch.tensor(batch["ref_head"]),
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolution_by_windows_is_a_convolution(channels):
+    x = jax.random.normal(jax.random.key(0), (2, 12, 16, channels))
+    by_windows = trunks.PhaseConv(5, 6, jnp.float32)
+    variables = by_windows.init(jax.random.key(1), x)
+    plain = nn.Conv(6, (5, 5), padding="VALID")
+
+    def answers(params, x):
+        return by_windows.apply({"params": params}, x), trunks.windows(
+            plain.apply({"params": params}, x)
+        )
+
+    ours, theirs = jax.jit(answers)(variables["params"], x)
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-5)
 
 
 def test_equals_torch_in_inference_by_the_split_path_and_in_training():
