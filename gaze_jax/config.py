@@ -13,12 +13,13 @@ import ml_collections
 
 from core_jax.train import settings
 from core_jax.train.settings import ConfigError
-from gaze_jax import networks, splits
-from gaze_jax.cfe import CFEConfig
-from gaze_jax.dfenet import DFENetConfig
-from gaze_jax.drnet import DRNetConfig
+from gaze_jax import splits
 from gaze_jax.evaluate import JudgeConfig
-from gaze_jax.face_baselines import FaceConfig
+from gaze_jax.networks import registry as networks
+from gaze_jax.networks.cfe import CFEConfig
+from gaze_jax.networks.dfenet import DFENetConfig
+from gaze_jax.networks.drnet import DRNetConfig
+from gaze_jax.networks.face_baselines import FaceConfig
 from gaze_jax.readers import NAMES
 from gaze_jax.recipe import Recipe
 

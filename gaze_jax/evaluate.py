@@ -1,7 +1,7 @@
 """Judging a gaze network: errors of every person, of every mode, with few or many, clean or spoilt references.
 
 Pictures are read and encoded once and compared in jitted batches of one size. The headline is the mean over persons
-of each person's mean angular error (`gaze_jax.statistics`). Shapes: n pictures, B pictures a batch, P = 2 (pitch, yaw)
+of each person's mean angular error (`gaze_jax.judging.statistics`). Shapes: n pictures, B pictures a batch, P = 2 (pitch, yaw)
 in radians.
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from core_jax.train import Params
-from gaze_jax import calibrate, statistics
-from gaze_jax.evaluate_calibrated import judge_calibrated
-from gaze_jax.evaluate_pairs import PURE_NOISE, WHO, JudgeConfig, fit_blend, judge_pairs
+from gaze_jax import calibrate
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.judging import batches, corrupted, refuse
+from gaze_jax.judging import statistics
+from gaze_jax.judging.calibrated import judge_calibrated
+from gaze_jax.judging.pairs import PURE_NOISE, WHO, JudgeConfig, fit_blend, judge_pairs
+from gaze_jax.judging.reading import batches, corrupted, refuse
+from gaze_jax.judging.statistics import Entry
 from gaze_jax.model import Model
-from gaze_jax.statistics import Entry
 
 __all__ = [
     "WHO",

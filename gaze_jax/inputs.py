@@ -9,10 +9,11 @@ from jaxtyping import Int
 
 from core_jax.data import files
 from core_jax.train.settings import ConfigError
-from gaze_jax import data, networks, readers, recipe, splits, trained
+from gaze_jax import data, readers, recipe, splits, trained
 from gaze_jax.config import Config, DataConfig
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.model import Model
+from gaze_jax.networks import registry as networks
 from gaze_jax.readers import registry
 
 Rows = Int[np.ndarray, " n"]

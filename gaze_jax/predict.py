@@ -19,17 +19,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from core_jax.train import Params
-from gaze_jax import calibration_file, cameras, face_model, geometry, placing, views
+from gaze_jax import cameras, face_model, geometry
 from gaze_jax import screen as screen_lib
-from gaze_jax.answers import Answerer
-from gaze_jax.calibration_file import Personal
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.face_gaze import FaceGaze
-from gaze_jax.faces import Face, Landmarker, Tracker
 from gaze_jax.model import Model
-from gaze_jax.placing import Placed
-from gaze_jax.smoothing import Smoother
-from gaze_jax.views import View
+from gaze_jax.people import calibration_file, placing, views
+from gaze_jax.people.answers import Answerer
+from gaze_jax.people.calibration_file import Personal
+from gaze_jax.people.face_gaze import FaceGaze
+from gaze_jax.people.faces import Face, Landmarker, Tracker
+from gaze_jax.people.placing import Placed
+from gaze_jax.people.smoothing import Smoother
+from gaze_jax.people.views import View
 
 # What virtual cameras of faces look at, where it is not "eth".
 _CENTRES = {"mpiifacegaze": "mpii", "faze_strip": "eyes"}

@@ -16,10 +16,11 @@ from jax.sharding import PartitionSpec
 from core_jax.train import Params, Task
 from core_jax.train.stack import stack, unstack
 from gaze_jax import config as configs
-from gaze_jax import data, evaluate, inputs, networks
+from gaze_jax import data, evaluate, inputs
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.inputs import Inputs, open_inputs
-from gaze_jax.statistics import Entry
+from gaze_jax.judging.statistics import Entry
+from gaze_jax.networks import registry as networks
 
 
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:

@@ -13,8 +13,8 @@ from core_jax.train import Params
 from core_jax.train.stack import unstack
 from core_jax.train.step import init_key
 from gaze_jax import config as configs
-from gaze_jax import networks
 from gaze_jax.model import Model
+from gaze_jax.networks import registry as networks
 from gaze_jax.normalization import CAMERAS, VirtualCamera
 
 # Entries beside a run's digests that say how its pictures were taken.

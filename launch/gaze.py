@@ -101,14 +101,14 @@ def run(values: Any) -> None:
         from gaze_jax import screen
 
         options["screen"] = screen.read(values.screen)
-    from gaze_jax import calibration_file
+    from gaze_jax.people import calibration_file
     from gaze_jax.predict import GazeEstimator
 
     estimator = GazeEstimator.from_run(
         values.workdir, camera=values.virtual_camera, fold=values.fold, **options
     )
     if values.calibrate:
-        from gaze_jax import strangers
+        from gaze_jax.people import strangers
         from launch import gaze_calibrate
 
         method, spreads = values.calibration_method, None
@@ -138,7 +138,7 @@ def landmarker(values: Any) -> Any:
     Raises:
       ConfigError: none or several of them were given.
     """
-    from gaze_jax import faces, landmark_files
+    from gaze_jax.people import faces, landmark_files
 
     names = ("landmarks", "boxes", "landmarker")
     given = [name for name in names if getattr(values, name)]
@@ -171,7 +171,7 @@ def predict(
       estimator: gaze_jax.predict.GazeEstimator.
       inputs: files, folders, globs, videos, camera:0.
       out: folder to write into; made if missing.
-      parts: what to draw (`gaze_jax.draw.PARTS`); None draws the usual, () writes no pictures.
+      parts: what to draw (`gaze_jax.people.draw.PARTS`); None draws the usual, () writes no pictures.
       resume: keep the lines that are there and go on after them.
       show: open a window.
 
@@ -226,8 +226,8 @@ def _one(
     bar: Any,
 ) -> None:
     """All frames of a source: those with a line are lived through again, the others are looked at."""
-    from gaze_jax import draw, face_gaze
     from gaze_jax import predict as predict_lib
+    from gaze_jax.people import draw, face_gaze
 
     parts = draw.DEFAULT if parts is None else tuple(parts)
     live = isinstance(source, Video) and source.is_camera
@@ -290,7 +290,7 @@ def _bar(total: int) -> Any:
 
 def _require_named(estimator: Any, sources: Sequence[Source]) -> None:
     """Refuse a file of faces that names none of the pictures: it belongs to others."""
-    from gaze_jax import landmark_files
+    from gaze_jax.people import landmark_files
 
     listed = estimator.landmarker
     paths = [path for source in sources if isinstance(source, Pictures) for path in source.paths]

@@ -41,16 +41,16 @@ def calibrate(
       inputs: where the pictures are.
       out: calibration file, made or added to.
       person: a name.
-      method: gaze_jax.personal_fit.METHODS.
-      spreads: of the network's errors between persons and within one (gaze_jax.strangers.spreads); None assumes usual ones.
+      method: gaze_jax.people.personal_fit.METHODS.
+      spreads: of the network's errors between persons and within one (gaze_jax.people.strangers.spreads); None assumes usual ones.
 
     Returns:
-      gaze_jax.calibration_file.Personal.
+      gaze_jax.people.calibration_file.Personal.
 
     Raises:
       ValueError: table or pictures cannot be used; all problems are named.
     """
-    from gaze_jax import calibration_file, landmark_files, personal_fit
+    from gaze_jax.people import calibration_file, landmark_files, personal_fit
     from gaze_jax.predict import Frame
 
     wanted = read_targets(targets, estimator.screen)
@@ -113,7 +113,7 @@ def read_targets(path: str | os.PathLike, screen: Any) -> dict[str, dict[str, np
             f"--calibrate={path}: {len(rows)} rows with columns {', '.join(sorted(names)) or '(none)'}; expected frame and "
             f"one of: {known}"
         )
-    from gaze_jax import landmark_files
+    from gaze_jax.people import landmark_files
 
     found, problems = {}, []
     for number, row in enumerate(rows, start=2):

@@ -18,7 +18,7 @@ LINES, TABLE, FACTS = "gaze.jsonl", "gaze.csv", "gaze.json"
 def facts(estimator: Any, inputs: Sequence[str]) -> dict[str, Any]:
     """What the lines of a folder depend on: a run that differs in any of it cannot go on with them."""
     from core_jax.data import files
-    from gaze_jax import calibration_file
+    from gaze_jax.people import calibration_file
 
     lens, screen, personal = estimator.intrinsics, estimator.screen, estimator.personal
     place = screen and [screen.rotation.tolist(), screen.translation_mm.tolist()]
@@ -115,7 +115,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """gaze.csv of these lines: a row a face."""
-    from gaze_jax import face_gaze
+    from gaze_jax.people import face_gaze
 
     file = io.StringIO()
     writer = csv.DictWriter(file, face_gaze.CSV_COLUMNS, lineterminator="\n")

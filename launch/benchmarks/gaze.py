@@ -20,10 +20,11 @@ import optax
 from absl import flags
 
 from core_jax.train import Aux, Params, Task, stack
-from gaze_jax import cfe, drnet, modes
-from gaze_jax.cfe import CFEConfig
-from gaze_jax.drnet_network import DRNetConfig
+from gaze_jax import modes
 from gaze_jax.model import Model
+from gaze_jax.networks import cfe, drnet
+from gaze_jax.networks.cfe import CFEConfig
+from gaze_jax.networks.drnet_network import DRNetConfig
 from launch.benchmarks import timing
 
 PARTS = ("drnet", "cfe", "references", "folds")

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from core_jax.clip import table
 from core_jax.train import Params
-from gaze_jax import gazetr_weights
-from gaze_jax.cfe import CFEConfig
-from gaze_jax.drnet_network import DRNetConfig
-from gaze_jax.face_input import INPUTS
+from gaze_jax.networks import gazetr_weights
+from gaze_jax.networks.cfe import CFEConfig
+from gaze_jax.networks.drnet_network import DRNetConfig
+from gaze_jax.networks.face_input import INPUTS
 
 _TORCH_NAMES = {
     "kernel": "weight",
@@ -28,7 +28,7 @@ _TORCH_NAMES = {
 
 
 class DRNet(nn.Module):
-    """The network of `gaze_jax.drnet` with its own trunk: (query, reference) to (gaze, difference)."""
+    """The network of `gaze_jax.networks.drnet` with its own trunk: (query, reference) to (gaze, difference)."""
 
     def __init__(self, config: DRNetConfig, grey: int = 1):
         super().__init__()

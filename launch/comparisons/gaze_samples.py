@@ -67,7 +67,8 @@ def of_run(run: gather.Run, most: int = _MOST) -> Samples | None:
     """
     from core_jax.train import Params
     from core_jax.train.stack import unstack
-    from gaze_jax import config, evaluate, statistics, task
+    from gaze_jax import config, evaluate, task
+    from gaze_jax.judging import statistics
 
     restored = runs.restore(run.folder)
     opened = task.opened_folds(config.read(restored.config))

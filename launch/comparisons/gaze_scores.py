@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from core_jax.train.report import Spread
-from gaze_jax import statistics as gaze_statistics
-from gaze_jax.statistics import Interval
+from gaze_jax.judging import statistics as gaze_statistics
+from gaze_jax.judging.statistics import Interval
 from launch import results
 
 SAME = ("dataset", "trained_on", "protocol", "selection", "preset")

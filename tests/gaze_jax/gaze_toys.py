@@ -6,8 +6,8 @@ import numpy as np
 from core_jax.train import Params
 from gaze_jax import face_model
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.faces import from_points
 from gaze_jax.model import Model, References
+from gaze_jax.people.faces import from_points
 
 K = np.array([[600.0, 0, 319.5], [0, 600, 239.5], [0, 0, 1]])
 INTRINSICS = Intrinsics(K)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from core_jax.nn import STATS, BatchNorm
 from core_jax.train import Params
-from gaze_jax import cfe, clip_towers
-from gaze_jax.face_input import prepare
+from gaze_jax.networks import cfe, clip_towers
+from gaze_jax.networks.face_input import prepare
 
 
 class Patches(nn.Module):

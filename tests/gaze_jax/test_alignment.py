@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaze_jax import alignment
+from gaze_jax.networks import alignment
 
 CUTS = alignment.FIXED_CUTS_RAD[5]
 FAITHFUL = {"distance": "l1", "pair": "concat", "softmax": "samples", "tau": 0.07}

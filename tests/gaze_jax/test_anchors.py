@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gaze_jax import anchors
+from gaze_jax.networks import anchors
 
 
 class Encoder:

@@ -14,8 +14,8 @@ from torch import nn
 from core_jax.clip import WeightsError
 from core_jax.nn import ResNetConfig
 from core_jax.train.settings import ConfigError
-from gaze_jax import cfe, gazetr_weights
-from gaze_jax.face_input import prepare
+from gaze_jax.networks import cfe, gazetr_weights
+from gaze_jax.networks.face_input import prepare
 from tests.core_jax.nn import resnet_torch
 from tests.core_jax.nn.resnet_torch import nchw, nhwc, randomise, tensors
 

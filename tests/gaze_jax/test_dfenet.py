@@ -14,8 +14,9 @@ from core_jax.clip.resnet_weights import ResNetClip
 from core_jax.nn import ResNetConfig
 from core_jax.train import Params
 from core_jax.train.settings import ConfigError
-from gaze_jax import anchors, cfe, clip_towers, dfenet, double_head, losses
-from gaze_jax.dfenet import DFENetConfig
+from gaze_jax import losses
+from gaze_jax.networks import anchors, cfe, clip_towers, dfenet, double_head
+from gaze_jax.networks.dfenet import DFENetConfig
 from tests.gaze_jax.small_dfenet import SmallCFE, small_vision
 
 CFE = cfe.CFEConfig(

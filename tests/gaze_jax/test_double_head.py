@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gaze_jax import double_head
+from gaze_jax.networks import double_head
 
 #       yaw: channels 0 to 2      pitch: 3 to 5
 F = np.array([[-3, -1, -2, 5, 6, 7], [1, 2, 3, -1, -2, -3]], np.float32)

@@ -12,8 +12,9 @@ import torch
 from core_jax.nn import ResNetConfig
 from core_jax.train import Params
 from core_jax.train.settings import ConfigError
-from gaze_jax import face_baselines, losses
-from gaze_jax.face_baselines import BINS, FaceConfig
+from gaze_jax import losses
+from gaze_jax.networks import face_baselines
+from gaze_jax.networks.face_baselines import BINS, FaceConfig
 from tests.core_jax.nn import resnet_torch
 from tests.core_jax.nn.resnet_torch import nchw, randomise, tensors
 

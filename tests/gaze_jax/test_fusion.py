@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core_jax.nn import STATS
-from gaze_jax import fusion
+from gaze_jax.networks import fusion
 
 WIDTH, SIDE, CHANNELS = 6, 3, 5
 

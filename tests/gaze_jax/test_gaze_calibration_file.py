@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from core_jax.train import Params
-from gaze_jax import calibrate, calibration_file, face_model, personal_fit
-from gaze_jax.calibration_file import Labelled, Personal
+from gaze_jax import calibrate, face_model
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT
 from gaze_jax.normalization import CAMERAS
-from gaze_jax.personal_fit import Look
+from gaze_jax.people import calibration_file, personal_fit
+from gaze_jax.people.calibration_file import Labelled, Personal
+from gaze_jax.people.personal_fit import Look
 from gaze_jax.predict import Frame, GazeEstimator
 from tests.gaze_jax.gaze_toys import INTRINSICS, PARAMS, eye_toy, posed, toy, turn
 

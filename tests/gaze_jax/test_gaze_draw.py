@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gaze_jax import draw
-from gaze_jax.face_gaze import FaceGaze
+from gaze_jax.people import draw
+from gaze_jax.people.face_gaze import FaceGaze
 from tests.gaze_jax.gaze_toys import INTRINSICS, pixels, vector
 
 GREY = np.full((480, 640, 3), 128, np.uint8)

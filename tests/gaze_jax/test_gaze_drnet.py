@@ -12,9 +12,10 @@ import torch
 
 from core_jax.nn import STATS
 from core_jax.train import Params
-from gaze_jax import augment, drnet, trunks
-from gaze_jax.drnet import DRNetConfig
-from gaze_jax.drnet_network import Network
+from gaze_jax import augment
+from gaze_jax.networks import drnet, trunks
+from gaze_jax.networks.drnet import DRNetConfig
+from gaze_jax.networks.drnet_network import Network
 
 # Nothing random but dropout, and small heads.
 QUIET = DRNetConfig(weight=0.25, augment=False, corrupt=0.0, normalise="scale", hidden=8)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from core_jax.train import Params
-from gaze_jax import calibrate, corrupt, evaluate, modes, splits, statistics
+from gaze_jax import calibrate, corrupt, evaluate, modes, splits
 from gaze_jax.gaze_set import GazeSet, InMemory
+from gaze_jax.judging import statistics
 from gaze_jax.model import Model, References
 
-SIZE = (6, 8, 1)
-PIXELS = math.prod(SIZE)
+SIZE, PIXELS = (6, 8, 1), 48
 
 
 def gaze_set(counts=(12, 14, 9), seed=0, **changes):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core_jax.train import Params
-from gaze_jax import eye_baselines, losses, recipe
+from gaze_jax import losses, recipe
+from gaze_jax.networks import eye_baselines
 
 COUNTS = {"lenet_eye": 1_827_076, "resnet8_eye": 77_046, "mean": 2}
 

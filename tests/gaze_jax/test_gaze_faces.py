@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gaze_jax import face_model, faces
-from gaze_jax.landmark_files import LandmarkFile
+from gaze_jax import face_model
+from gaze_jax.people import faces
+from gaze_jax.people.landmark_files import LandmarkFile
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 POINTS = {

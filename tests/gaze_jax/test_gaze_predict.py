@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from gaze_jax import batches, cameras, face_gaze, face_model, placing, views
+from gaze_jax import cameras, face_model
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.faces import Face, from_points
 from gaze_jax.normalization import CAMERAS, normalize
+from gaze_jax.people import batches, face_gaze, placing, views
+from gaze_jax.people.faces import Face, from_points
 from gaze_jax.predict import Frame, GazeEstimator
 from gaze_jax.screen import Screen
 from tests.gaze_jax.gaze_toys import (

@@ -7,10 +7,11 @@ import types
 import numpy as np
 import pytest
 
-from gaze_jax import face_model, views
+from gaze_jax import face_model
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.faces import from_points
 from gaze_jax.normalization import CAMERAS
+from gaze_jax.people import views
+from gaze_jax.people.faces import from_points
 from gaze_jax.predict import GazeEstimator
 from tests.gaze_jax.gaze_toys import (
     INTRINSICS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gaze_jax.smoothing import OneEuro, Smoother
+from gaze_jax.people.smoothing import OneEuro, Smoother
 
 TIMES_S = np.arange(60) / 30
 

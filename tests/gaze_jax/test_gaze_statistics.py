@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gaze_jax import statistics
-from gaze_jax.statistics import Entry
+from gaze_jax.judging import statistics
+from gaze_jax.judging.statistics import Entry
 
 
 def entry(person, error, n=10, **more):

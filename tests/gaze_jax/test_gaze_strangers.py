@@ -6,7 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from gaze_jax import calibrate, config, strangers
+from gaze_jax import calibrate, config
+from gaze_jax.people import strangers
 from tests.gaze_jax.gaze_sets import random_set
 from tests.gaze_jax.gaze_toys import PARAMS, eye_toy
 

@@ -14,7 +14,9 @@ import pytest
 
 from core_jax import train
 from core_jax.train.step import init_key
-from gaze_jax import clip_towers, config, inputs, networks, task, trained
+from gaze_jax import config, inputs, task, trained
+from gaze_jax.networks import clip_towers
+from gaze_jax.networks import registry as networks
 from launch import config as launch_config
 from launch import runs
 from tests.gaze_jax.gaze_sets import smooth_set

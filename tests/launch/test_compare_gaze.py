@@ -278,7 +278,7 @@ def test_runs_of_other_folds_are_the_same_recipe(base):
 
 def test_results_name_every_method_as_the_comparison_does():
     from gaze_jax import config as gaze_config
-    from gaze_jax import networks
+    from gaze_jax.networks import registry as networks
 
     every = ml_collections.ConfigDict(dataclasses.asdict(gaze_config.Config()))
     names = [*gaze.METHODS, *(f"{m}+{v}" for m in ("drnet", "cfe") for v in gaze.VARIANTS)]

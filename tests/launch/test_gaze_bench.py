@@ -10,8 +10,8 @@ import torch
 
 from core_jax.nn import ResNetConfig
 from core_jax.train import Params
-from gaze_jax import cfe, drnet, eye_baselines
-from gaze_jax.cfe import CFEConfig
+from gaze_jax.networks import cfe, drnet, eye_baselines
+from gaze_jax.networks.cfe import CFEConfig
 from launch.benchmarks import gaze, timing, torch_gaze
 
 DRNET = dataclasses.replace(gaze.DRNET, dropout=0.0, hidden=8)

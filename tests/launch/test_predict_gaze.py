@@ -10,9 +10,9 @@ import pytest
 from absl import flags as absl_flags
 from PIL import Image
 
-from gaze_jax import face_gaze, faces, strangers
-from gaze_jax.landmark_files import LandmarkFile
 from gaze_jax.normalization import CAMERAS
+from gaze_jax.people import face_gaze, faces, strangers
+from gaze_jax.people.landmark_files import LandmarkFile
 from gaze_jax.predict import GazeEstimator
 from gaze_jax.screen import Screen
 from launch import config, gaze, gaze_calibrate, gaze_sources

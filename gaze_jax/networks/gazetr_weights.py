@@ -24,8 +24,8 @@ from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
 from core_jax.clip.tensors import WeightsError, open_tensors
 from core_jax.data import files
 from core_jax.train import Params
-from gaze_jax.cfe import CFE, CFEConfig
-from gaze_jax.face_input import INPUTS
+from gaze_jax.networks.cfe import CFE, CFEConfig
+from gaze_jax.networks.face_input import INPUTS
 
 _LAYER, _OURS = "encoder.layers.{}", "params/layer_{}"
 _FUSED = tuple(f"{_OURS}/{part}" for part in ("query", "key", "value"))

@@ -22,8 +22,8 @@ from core_jax.nn import RESNET18, RESNET50, STATS, ResNet, ResNetConfig
 from core_jax.train import Aux, Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import losses
-from gaze_jax.face_input import prepare
 from gaze_jax.model import Batch, Model
+from gaze_jax.networks.face_input import prepare
 from gaze_jax.recipe import Recipe, every
 
 _ETH = Recipe(

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from core_jax.nn import STATS
 from core_jax.train import Aux, Params
 from gaze_jax import augment, corrupt, losses
-from gaze_jax.drnet_network import DRNetConfig, Network
 from gaze_jax.model import Batch, Codes, Model, References
+from gaze_jax.networks.drnet_network import DRNetConfig, Network
 from gaze_jax.recipe import Recipe
 
 RECIPE = Recipe(epochs=20, batch_size=128, warmup_epochs=1.0, weight_decay=1e-4)

@@ -21,8 +21,8 @@ from core_jax.nn.resnet import kaiming
 from core_jax.train import Aux, Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import losses
-from gaze_jax.face_input import INPUTS, prepare
 from gaze_jax.model import Model
+from gaze_jax.networks.face_input import INPUTS, prepare
 from gaze_jax.recipe import Recipe, every
 
 NAME = "gazetr_hybrid"
@@ -181,7 +181,7 @@ class CFE:
         if c.trunk_init == "scratch":
             return params
         # Only here: the weight tables read shapes from this module.
-        from gaze_jax import gazetr_weights
+        from gaze_jax.networks import gazetr_weights
 
         return gazetr_weights.start(params, c)
 

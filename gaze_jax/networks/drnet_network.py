@@ -1,4 +1,4 @@
-"""The layers of DRNet (arXiv 2208.04298) and of the two baselines within it, in Flax linen; see `gaze_jax.drnet`.
+"""The layers of DRNet (arXiv 2208.04298) and of the two baselines within it, in Flax linen; see `gaze_jax.networks.drnet`.
 
 Shapes: B pairs, (H, W, c) pictures, (h, w, E) maps, F hidden units, P = 2 angles in radians. I is the query, F the reference.
 """
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core_jax.nn import BatchNorm
-from gaze_jax import trunks
 from gaze_jax.model import Codes
+from gaze_jax.networks import trunks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

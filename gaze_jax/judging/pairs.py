@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from core_jax.train import Params
 from gaze_jax import corrupt, modes
 from gaze_jax.gaze_set import GazeSet
+from gaze_jax.judging.pair_errors import PairErrors, Person, Tables, Way, possible
+from gaze_jax.judging.statistics import Entry
 from gaze_jax.model import Model
-from gaze_jax.pair_errors import PairErrors, Person, Tables, Way, possible
-from gaze_jax.statistics import Entry
 
 PURE_NOISE = "pure_noise"
 WHO = ("query", "references", "both")

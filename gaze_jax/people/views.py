@@ -17,7 +17,7 @@ from gaze_jax.cameras import Intrinsics
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT
 from gaze_jax.model import Model
 from gaze_jax.normalization import CAMERAS, VirtualCamera
-from gaze_jax.placing import Placed
+from gaze_jax.people.placing import Placed
 
 # Pictures are padded to multiples of this, so that pictures of many sizes share few compiled programs.
 _SIZE_STEP = 256

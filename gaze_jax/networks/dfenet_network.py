@@ -15,11 +15,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from core_jax.nn import STATS
 from core_jax.train import Aux, Params
 from core_jax.train.settings import ConfigError
-from gaze_jax import alignment, double_head, fusion, losses
-from gaze_jax.cfe import CFE, Fuse
-from gaze_jax.cfe import untouched as unfused
-from gaze_jax.clip_towers import Vision
-from gaze_jax.dfenet_config import DFENetConfig
+from gaze_jax import losses
+from gaze_jax.networks import alignment, double_head, fusion
+from gaze_jax.networks.cfe import CFE, Fuse
+from gaze_jax.networks.cfe import untouched as unfused
+from gaze_jax.networks.clip_towers import Vision
+from gaze_jax.networks.dfenet_config import DFENetConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

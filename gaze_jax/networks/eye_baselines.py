@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from core_jax.nn import STATS, BatchNorm
 from core_jax.train import Aux, Params
-from gaze_jax import augment, losses, trunks
+from gaze_jax import augment, losses
 from gaze_jax.model import Batch, Model
+from gaze_jax.networks import trunks
 from gaze_jax.recipe import Recipe
 
 RECIPES = {

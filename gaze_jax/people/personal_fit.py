@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gaze_jax import calibrate, face_model, geometry, modes, screen
-from gaze_jax.calibration_file import SIDES, Labelled, Personal
 from gaze_jax.gaze_set import LEFT, RIGHT
-from gaze_jax.placing import Placed
+from gaze_jax.people.calibration_file import SIDES, Labelled, Personal
+from gaze_jax.people.placing import Placed
+from gaze_jax.people.views import View
 from gaze_jax.predict import Frame, GazeEstimator
-from gaze_jax.views import View
 
 METHODS = (*calibrate.KINDS, "references")
 # Of networks on unseen persons, where a run does not say: errors of 5 degrees, half of them the person's own.

@@ -22,8 +22,8 @@ from core_jax.clip.resnet_model import ResNetClipConfig
 from core_jax.clip.resnet_weights import ResNetClip
 from core_jax.data import files
 from core_jax.nn import untouched
-from gaze_jax.anchors import TextEncoder
-from gaze_jax.face_input import prepare
+from gaze_jax.networks.anchors import TextEncoder
+from gaze_jax.networks.face_input import prepare
 
 Source = Literal["rn50_map", "vit_patches"]
 Input = Literal["clip", "bgr"]

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gaze_jax import cameras
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.face_gaze import FaceGaze
+from gaze_jax.people.face_gaze import FaceGaze
 
 PARTS = ("arrow", "box", "landmarks", "head", "crops", "angles")
 """What can be drawn."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from core_jax.train import Params
 from gaze_jax import geometry, modes, splits
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.judging import batches, corrupted, refuse
+from gaze_jax.judging.reading import batches, corrupted, refuse
 from gaze_jax.model import Codes, Model
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from core_jax.train import Params
-from gaze_jax import batches, modes
-from gaze_jax.calibration_file import SIDES, Labelled, Personal
+from gaze_jax import modes
 from gaze_jax.gaze_set import RIGHT
 from gaze_jax.model import Model
-from gaze_jax.views import View
+from gaze_jax.people import batches
+from gaze_jax.people.calibration_file import SIDES, Labelled, Personal
+from gaze_jax.people.views import View
 
 _MIRROR = np.asarray([1.0, -1.0])
 

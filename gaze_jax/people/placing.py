@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from gaze_jax import cameras, face_model, pose
 from gaze_jax.cameras import Intrinsics
-from gaze_jax.faces import Face
+from gaze_jax.people.faces import Face
 
 FACE_WIDTH_MM = 150.0
 # A smile, glasses or another person's bones move points; beyond this share of their extent it is no face at all.

@@ -5,7 +5,7 @@ import typing
 from typing import Any, Literal
 
 from core_jax.train.settings import ConfigError
-from gaze_jax import anchors, clip_towers
+from gaze_jax.networks import anchors, clip_towers
 from gaze_jax.recipe import Recipe, every
 
 RECIPE = Recipe(
@@ -51,7 +51,7 @@ class DFENetConfig:
 
     Attributes:
       ldm: whether pairs are held against sentences.
-      vfm: how CLIP's image map joins, see `gaze_jax.fusion`; "none" leaves it out.
+      vfm: how CLIP's image map joins, see `gaze_jax.networks.fusion`; "none" leaves it out.
       dgr: whether there is a second head in training.
       clip: "world" (the small pair of this package, source="vit_patches"), a folder, or a hub id; "" is none.
       clip_init: "random" runs the VFM on a random tower in the absence of a CLIP.
@@ -63,9 +63,9 @@ class DFENetConfig:
       sentences: in place of `anchors.sentences`, one a grade, the most alike first.
       grades: G, 2, 3 or 5.
       cuts: "fixed", or "quantile" of the training pairs, for wide ranges of gaze.
-      distance, pair, softmax, tau: see `gaze_jax.alignment`.
+      distance, pair, softmax, tau: see `gaze_jax.networks.alignment`.
       projection: W is "trained" or "fixed" as it was drawn.
-      mask, dropped: of the second head, see `gaze_jax.double_head`.
+      mask, dropped: of the second head, see `gaze_jax.networks.double_head`.
       head2_weight, align_weight: of the two losses beside that of head 1.
     """
 

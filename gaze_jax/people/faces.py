@@ -1,7 +1,7 @@
 """Where the faces are: named points and boxes, from a detector or from a file.
 
 The detector is whatever fits `Landmarker`. mediapipe's FaceLandmarker does, and so does a file that somebody else's detector
-wrote (`gaze_jax.landmark_files`). Pixels (x, y), x right, y down, integers at pixel centres; right and left are the
+wrote (`gaze_jax.people.landmark_files`). Pixels (x, y), x right, y down, integers at pixel centres; right and left are the
 subject's.
 """
 

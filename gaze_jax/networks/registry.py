@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from core_jax.train.settings import compute_dtype
-from gaze_jax import cfe, dfenet, drnet, eye_baselines, face_baselines, losses
+from gaze_jax import losses
 from gaze_jax.model import Model
+from gaze_jax.networks import cfe, dfenet, drnet, eye_baselines, face_baselines
 from gaze_jax.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gaze_jax import calibrate, splits, statistics
-from gaze_jax.evaluate_pairs import JudgeConfig
+from gaze_jax import calibrate, splits
 from gaze_jax.gaze_set import GazeSet
-from gaze_jax.pair_errors import enough
-from gaze_jax.statistics import Entry
+from gaze_jax.judging import statistics
+from gaze_jax.judging.pair_errors import enough
+from gaze_jax.judging.pairs import JudgeConfig
+from gaze_jax.judging.statistics import Entry
 
 # Beside this spread between persons nothing is shrunk: the plain mean of the residuals.
 _ANY_RAD = 1e6

@@ -1,9 +1,9 @@
 """CLIP-DFENet: gaze from faces, helped by CLIP (arXiv 2502.20128).
 
-    CFE  the core feature extractor (`gaze_jax.cfe`): map X, feature f (B, 32), gaze from f by one linear layer
-    VFM  CLIP's image map joins X before it becomes tokens (`gaze_jax.fusion`)
-    LDM  pairs of features are held against sentences about how alike two gazes are (`gaze_jax.alignment`), training only
-    DGR  a second head without parameters (`gaze_jax.double_head`), training only
+    CFE  the core feature extractor (`gaze_jax.networks.cfe`): map X, feature f (B, 32), gaze from f by one linear layer
+    VFM  CLIP's image map joins X before it becomes tokens (`gaze_jax.networks.fusion`)
+    LDM  pairs of features are held against sentences about how alike two gazes are (`gaze_jax.networks.alignment`), training only
+    DGR  a second head without parameters (`gaze_jax.networks.double_head`), training only
 
     loss = L1(head 1) + .1 L1(head 2) + .1 L_align
 
@@ -22,13 +22,14 @@ from jaxtyping import Float
 from core_jax import clip as clips
 from core_jax.data import files
 from core_jax.train.settings import ConfigError
-from gaze_jax import alignment, clip_towers, fusion, losses
-from gaze_jax import anchors as records
-from gaze_jax.cfe import CFE, CFEConfig
-from gaze_jax.clip_towers import AnyClip
-from gaze_jax.dfenet_config import CFE_PRESETS, PRESETS, RECIPE, DFENetConfig
-from gaze_jax.dfenet_network import Network
+from gaze_jax import losses
 from gaze_jax.model import Model
+from gaze_jax.networks import alignment, clip_towers, fusion
+from gaze_jax.networks import anchors as records
+from gaze_jax.networks.cfe import CFE, CFEConfig
+from gaze_jax.networks.clip_towers import AnyClip
+from gaze_jax.networks.dfenet_config import CFE_PRESETS, PRESETS, RECIPE, DFENetConfig
+from gaze_jax.networks.dfenet_network import Network
 
 __all__ = [
     "CFE_PRESETS",

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from gaze_jax import face_model, faces
+from gaze_jax import face_model
+from gaze_jax.people import faces
 
 Path = pathlib.Path
 _BOX = ("left", "top", "right", "bottom")

@@ -1,0 +1,1 @@
+"""How networks are judged, for `gaze_jax.evaluate`."""

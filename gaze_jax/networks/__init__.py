@@ -1,0 +1,1 @@
+"""The gaze networks, by name in `registry`."""

@@ -1,0 +1,1 @@
+"""What prediction does with a user's pictures, for `gaze_jax.predict`: faces, angles, drawing, calibration."""
