@@ -36,7 +36,7 @@ def _slow_tests_are_optimised(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.node.get_closest_marker("slow"):
         yield
         return
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
