@@ -110,6 +110,7 @@ class History:
         files.atomic_write(path, "".join(_line(line) for line in lines))
         self._path = path
         self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
+        self._full = False
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line.
@@ -123,6 +124,7 @@ class History:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            self._full = True
             raise files.DiskFullError(
                 error.errno,
                 f"no space left on the device while writing step {step} to {self._path}. Free some "
@@ -130,8 +132,12 @@ class History:
             ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; the rest of a line that found no space, which `write` has told of, is dropped."""
+        try:
+            self._file.close()
+        except OSError:
+            if not self._full:
+                raise
 
 
 def _line(values: Mapping[str, Any]) -> str:
