@@ -6,6 +6,7 @@ here. Compiled programs are kept between runs in the user's own cache folder, wh
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Read when jax is imported, and inherited by the processes that tests start.
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -27,6 +28,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # grain reads its flags in worker processes and refuses to do so before somebody has parsed them.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(autouse=True)
+def _slow_tests_are_optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Slow tests run models of full size: there compiling well pays."""
+    if not request.node.get_closest_marker("slow"):
+        yield
+        return
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -133,6 +133,7 @@ class History:
         files.atomic_write(path, "".join(_line(line) for line in lines))
         self._path = path
         self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
+        self._full = False
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line.
@@ -146,6 +147,7 @@ class History:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            self._full = True
             raise files.DiskFullError(
                 error.errno,
                 f"no space left on the device while writing step {step} to {self._path}. Free some "
@@ -153,8 +155,12 @@ class History:
             ) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; the rest of a line that found no space, which `write` has told of, is dropped."""
+        try:
+            self._file.close()
+        except OSError:
+            if not self._full:
+                raise
 
 
 def _line(values: Mapping[str, Any]) -> str:

@@ -93,9 +93,7 @@ def test_a_batch_that_is_not_finite_is_left_out():
 
 
 def test_dirichlet_weights_sum_to_one():
-    jax.config.update("jax_disable_most_optimizations", False)  # Much is run here, little compiled.
-    draws = np.asarray(jax.jit(bank.dirichlet, static_argnums=0)(100_000, key=KEY))
-    jax.config.update("jax_disable_most_optimizations", True)
+    draws = np.asarray(jax.jit(bank.dirichlet, static_argnums=0)(20_000, key=KEY))
     assert np.isfinite(draws).all()
     assert draws.min() >= 0
     np.testing.assert_allclose(draws.sum(1), 1.0, atol=1e-5)

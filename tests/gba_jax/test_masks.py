@@ -112,7 +112,7 @@ def test_void_is_the_last_class(head):
     assert np.abs(before[..., -1]).max() <= 1 / 0.07 + 1e-4, "a cosine times the first scale"
 
 
-@pytest.mark.parametrize("kind", ["fpn_attn", "deform"])
+@pytest.mark.parametrize("kind", ["fpn_attn", pytest.param("deform", marks=pytest.mark.slow)])
 def test_a_small_training_fits_a_picture_and_reaches_every_leaf(kind):
     module = MaskClassification(_config(pixel_decoder=kind, layers=1))
     maps, segments, classes = _scene()

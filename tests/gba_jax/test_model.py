@@ -220,9 +220,9 @@ def test_gates_learn_first_and_the_rest_follows(host):
 @pytest.mark.parametrize(
     ("host", "preset"),
     [
-        ("cost vit", "none"),
+        pytest.param("cost vit", "none", marks=pytest.mark.slow),
         ("cost vit", "released"),
-        ("cost convnext", "intent"),
+        pytest.param("cost convnext", "intent", marks=pytest.mark.slow),
         ("masks convnext", "intent"),
     ],
 )

@@ -1,6 +1,7 @@
 """The plug on toy backbones: identity, flows, state, token grids, messages, and what hosts may import."""
 
 import ast
+import functools
 import pathlib
 
 import jax
@@ -55,40 +56,55 @@ def test_fresh_adapters_leave_every_map_as_it_was(flow):
     module, params, stats = _gba(sda_flow=flow)
     plain = _backbone(_pixels())
 
-    def run(params, stats):
+    @jax.jit
+    def run(params, stats, plain):
         plug = Plug(module, params, stats, **WORDS)
-        return plug.merge(_backbone(_pixels(), plug)), plug.stats
+        maps = plug.merge(_backbone(_pixels(), plug))
+        # The taps alone, without a state, on maps that are already there.
+        alone = Plug(module, params, {}, **WORDS)
+        tapped = {
+            name: x if name.endswith("/raw") else alone(name, plain[f"{name}/raw"])
+            for name, x in plain.items()
+        }
+        return maps, plug.stats, alone.merge(tapped)
 
-    maps, after = jax.jit(run)(params, stats)
+    maps, after, tapped = run(params, stats, plain)
     assert maps.keys() == plain.keys()
     # One program against many: the compiler may round the backbone itself differently.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), maps, plain)
     jax.tree.map(np.testing.assert_array_equal, after, stats)
-    eager = Plug(module, params, {}, **WORDS)
-    jax.tree.map(np.testing.assert_array_equal, eager.merge(_backbone(_pixels(), eager)), plain)
-    assert "fft" not in jax.jit(run).lower(params, stats).as_text().lower()
+    jax.tree.map(np.testing.assert_array_equal, tapped, plain)
+    assert "fft" not in run.lower(params, stats, plain).as_text().lower()
 
 
 def test_flows_decide_what_later_stages_see_and_what_learns():
-    outputs, slopes = {}, {}
-    for flow in ("through", "stop", "side"):
-        module, params, stats = _gba(sda_flow=flow)
-        params = _awake(params)
+    modules = {flow: _gba(sda_flow=flow) for flow in ("through", "stop", "side")}
+    params = _awake(modules["through"][1])
 
-        def run(params, name, module=module, stats=stats):
-            plug = Plug(module, params, stats, **WORDS)
-            return plug.merge(_backbone(_pixels(), plug))[name]
+    @jax.jit
+    def look(params):
+        """(outputs, gradients of SDA's gain) of every flow, and the plain maps: in one program, so that equal is equal."""
+        outputs, slopes = {}, {}
+        for flow, (module, _, stats) in modules.items():
 
-        outputs[flow] = {name: np.asarray(run(params, name)) for name in ("res2", "res3")}
-        slopes[flow] = {
-            name: np.abs(
-                jax.grad(lambda p, name=name, run=run: jnp.sum(run(p, name) ** 2))(params)["sda"][
-                    "gain"
-                ]
-            ).max()
-            for name in ("res2", "res3")
-        }
-    plain = _backbone(_pixels())
+            def run(params, module=module, stats=stats):
+                plug = Plug(module, params, stats, **WORDS)
+                maps = plug.merge(_backbone(_pixels(), plug))
+                return {name: maps[name] for name in ("res2", "res3")}
+
+            outputs[flow], pull = jax.vjp(run, params)
+            # The slope of the sum of one map's squares.
+            slopes[flow] = {
+                name: jnp.abs(
+                    pull({n: 2 * x if n == name else 0 * x for n, x in outputs[flow].items()})[0][
+                        "sda"
+                    ]["gain"]
+                ).max()
+                for name in outputs[flow]
+            }
+        return outputs, slopes, _backbone(_pixels())
+
+    outputs, slopes, plain = jax.device_get(look(params))
     for flow in ("stop", "side"):
         np.testing.assert_array_equal(outputs[flow]["res2"], outputs["through"]["res2"])
     np.testing.assert_array_equal(outputs["stop"]["res3"], outputs["through"]["res3"])
@@ -137,12 +153,17 @@ def test_tokens_go_through_their_grid_and_prefixes_bypass():
     params, stats = init(module, D, key=KEY)
     params = _awake(params)
     tokens = np.random.default_rng(3).normal(size=(2, 1 + 6, 8)).astype(np.float32)
-    for name in ("block_0", "dense"):
+    maps = (TapSpec("block_0", 8, 16, "map"), TapSpec("dense", 8, 16, "map"))
+    plain = GBA(maps, "block_0", "dense", "intent", GBAConfig())
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(tokens, name):
         y = Plug(module, params, stats, **WORDS, grid=(2, 3))(name, tokens)
+        return y, Plug(plain, params, stats, **WORDS)(name, tokens[:, 1:].reshape(2, 2, 3, 8))
+
+    for name in ("block_0", "dense"):
+        y, expected = both(tokens, name)
         np.testing.assert_array_equal(y[:, 0], tokens[:, 0])
-        maps = (TapSpec("block_0", 8, 16, "map"), TapSpec("dense", 8, 16, "map"))
-        plain = GBA(maps, "block_0", "dense", "intent", GBAConfig())
-        expected = Plug(plain, params, stats, **WORDS)(name, tokens[:, 1:].reshape(2, 2, 3, 8))
         np.testing.assert_allclose(y[:, 1:], expected.reshape(2, 6, 8), atol=1e-6)
         assert np.abs(y[:, 1:] - tokens[:, 1:]).max() > 1e-2
     with pytest.raises(ValueError, match="6 tokens behind 1, but the grid is 2 x 2"):
@@ -154,11 +175,16 @@ def test_either_adapter_may_be_left_out(shallow, deep):
     module = GBA(MAPS, shallow, deep)
     params, stats = init(module, D, key=KEY)
     assert set(params) == {k for k, v in {"sda": shallow, "cca": deep}.items() if v}
-    plug = Plug(module, params, stats, **WORDS, train=True, key=KEY)
-    maps = _backbone(_pixels(), plug)
+    assert Plug(module, params, stats, **WORDS).clip_name == (deep and f"{deep}/raw")
+
+    @jax.jit
+    def run(params, stats):
+        plug = Plug(module, params, stats, **WORDS, train=True, key=KEY)
+        return _backbone(_pixels(), plug), plug.stats
+
+    maps, after = run(params, stats)
     assert all(np.isfinite(x).all() for x in maps.values())
-    assert plug.clip_name == (deep and f"{deep}/raw")
-    assert jax.tree.structure(plug.stats) == jax.tree.structure(initial_stats(module))
+    assert jax.tree.structure(after) == jax.tree.structure(initial_stats(module))
 
 
 def test_clip_map_is_before_the_adapter_unless_said_otherwise():
@@ -175,13 +201,19 @@ def test_vocabulary_sampling_reaches_cca_in_training_only():
     words = {"text": text, "row_mask": np.ones(rows, bool)}
     words |= {"class_of_row": np.arange(rows, dtype=np.int32), "present": np.zeros(rows, bool)}
     x = np.random.default_rng(2).normal(size=(1, 3, 3, 8)).astype(np.float32)
-    outputs = {}
-    for probability in (0.0, 1.0):
-        module, params, stats = _gba(sample_vocabulary=probability)
-        params = _awake(params)
-        for train in (False, True):
-            plug = Plug(module, params, stats, **words, train=train, key=KEY)
-            outputs[probability, train] = np.asarray(plug("res5", x))
+    modules = {probability: _gba(sample_vocabulary=probability) for probability in (0.0, 1.0)}
+
+    @jax.jit
+    def run(params):
+        """In one program, so that equal is equal."""
+        outputs = {}
+        for probability, (module, _, stats) in modules.items():
+            for train in (False, True):
+                plug = Plug(module, params, stats, **words, train=train, key=KEY)
+                outputs[probability, train] = plug("res5", x)
+        return outputs
+
+    outputs = jax.device_get(run(_awake(modules[0.0][1])))
     np.testing.assert_array_equal(outputs[0.0, True], outputs[0.0, False])
     np.testing.assert_array_equal(outputs[1.0, False], outputs[0.0, False])
     assert np.abs(outputs[1.0, True] - outputs[0.0, True]).max() > 1e-4

@@ -62,6 +62,7 @@ def test_torch_is_optional(monkeypatch, capsys):
     assert "torch is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_host_is_measured_with_and_without_adapters(monkeypatch):
     monkeypatch.setattr(gba_hosts, "INFERENCE", {"both": gba_hosts.INFERENCE["both"]})
     monkeypatch.setattr(gba_hosts, "TRAINING", {"CCA": gba_hosts.TRAINING["CCA"]})
