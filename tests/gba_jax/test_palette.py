@@ -117,10 +117,10 @@ def test_pictures_of_extreme_sizes_have_a_legend(size, count):
 
 
 def test_many_classes_are_summed_up(legends):
-    labels = np.arange(500, dtype=np.int32).reshape(20, 25)
-    names = [f"class {i}" for i in range(500)]
-    picture = palette.overlay(np.zeros((20, 25, 3), np.uint8), labels, names, palette.colours(500))
-    assert len(legends[0]) == 500
+    labels = np.arange(2500, dtype=np.int32).reshape(50, 50)
+    names = [f"class {i}" for i in range(2500)]
+    picture = palette.overlay(np.zeros((50, 50, 3), np.uint8), labels, names, palette.colours(2500))
+    assert len(legends[0]) == 2500
     assert picture.height < 2500
 
 
