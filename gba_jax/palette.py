@@ -19,6 +19,8 @@ UNLABELLED = "unlabelled"
 _FILL = 0.5
 # Small pictures are enlarged to about this long side, so that names can be read on them.
 _SIDE = 720
+# Pixels of a label map beyond which the blurred outline of a class is not seen.
+_REACH = 4
 _MOST_ENTRIES = 40
 _MOST_LETTERS = 36
 _NARROWEST = 300
@@ -100,7 +102,7 @@ def overlay(
     shown = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     present, counts = np.unique(labels, return_counts=True)
     shares: dict[int, float] = dict(zip(present.tolist(), (counts / labels.size).tolist()))
-    large = _enlarge(labels, present, size) if factor > 1 else labels
+    large = _enlarge(labels, size) if factor > 1 else labels
     unit = max(1, round(max(size) / 400))
     painted = Image.fromarray(_paint(np.asarray(shown), large, palette, unit))
     order = sorted((c for c in shares if c >= 0), key=lambda c: -shares[c])
@@ -114,16 +116,25 @@ def overlay(
     return _with_legend(painted, entries, font)
 
 
-def _enlarge(labels: np.ndarray, present: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarge(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels at a larger size with smooth outlines: each pixel takes the class whose blurred mask is strongest."""
-    radius = size[0] / labels.shape[0] / 2
+    from scipy import ndimage
+
+    factor = size[0] // labels.shape[0]
     best, result = np.full(size, -1, np.int32), np.zeros(size, np.int32)
-    for label in present.tolist():
-        mask = Image.fromarray(np.where(labels == label, np.uint8(255), np.uint8(0)))
-        mask = mask.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        value = np.asarray(mask.filter(ImageFilter.GaussianBlur(radius))).astype(np.int32)
-        result = np.where(value > best, np.int32(label), result)
-        best = np.maximum(best, value)
+    lowest = int(labels.min())
+    for label, box in enumerate(ndimage.find_objects(labels - lowest + 1), lowest):
+        if box is None:
+            continue
+        # A blurred mask is 0 a few pixels from where the class is: only there is it looked at.
+        near = tuple(slice(max(0, part.start - _REACH), part.stop + _REACH) for part in box)
+        mask = Image.fromarray(np.where(labels[near] == label, np.uint8(255), np.uint8(0)))
+        mask = mask.resize((mask.width * factor, mask.height * factor), Image.Resampling.BILINEAR)
+        value = np.asarray(mask.filter(ImageFilter.GaussianBlur(factor / 2))).astype(np.int32)
+        place = tuple(slice(p.start * factor, p.stop * factor) for p in near)
+        stronger = value > best[place]
+        result[place] = np.where(stronger, np.int32(label), result[place])
+        best[place] = np.maximum(best[place], value)
     return result
 
 

@@ -112,7 +112,7 @@ for shape in ((8, 1), (4, 2), (2, 4)):
     new, packed = step.make_step(task, shardings)(state, frozen, batch, jax.random.key(5))
     for name, grad in grads.items():
         change = ARRAYS[name] - np.asarray(new["trainable"][name])
-        np.testing.assert_allclose(change, grad, rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(change, grad, atol=2e-6)
         assert new["trainable"][name].sharding == state["trainable"][name].sharding
     np.testing.assert_allclose(packed.values[1], optax.tree.norm(grads), rtol=1e-5)
     np.testing.assert_allclose(packed.values[2], aux.metrics["e"][0], rtol=1e-4, atol=1e-5)
@@ -141,6 +141,8 @@ def test_sharded_gradients_equal_unsharded_ones(tmp_path):
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
+        # The bounds are those of programs as users run them.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
     }
     done = subprocess.run(
         [sys.executable, "-c", EIGHT, str(tmp_path / "run")],
