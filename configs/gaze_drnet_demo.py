@@ -3,7 +3,7 @@
 python -m launch.train --config=configs/gaze_drnet_demo.py --workdir=runs/drnet
 python -m launch.compare --config=configs/gaze_drnet_demo.py --workdir=runs/gaze --methods=absolute,diffnn,drnet --seeds=1,2,3
 
-The pictures are rendered into data/gaze on the first run (20 persons x 400 eyes) and read back later.
+The pictures are rendered into data/gaze on the first run (20 persons x 300 eyes) and read back later.
 """
 
 import ml_collections
@@ -32,14 +32,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.recipe = recipe = ml_collections.ConfigDict()
     recipe.lr = 1e-3
-    recipe.epochs = 20
+    recipe.epochs = 8
     recipe.batch_size = 128
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "eyes_A"
     data.root = "data/gaze"
     data.persons = 20
-    data.per_person = 400
+    data.per_person = 300
     data.render_seed = 0
     data.protocol = "last"
     data.fold = 0
