@@ -53,8 +53,13 @@ def get_config() -> ml_collections.ConfigDict:
     test.modes = ("single", "calib", "diffnn", "blend")
     test.k = (1, 3, 5, 9)
     test.draws = 20
-    test.corruptions = ()
     test.queries = 0
+    # Noise: e.g. --config.test.corruptions='("gaussian_noise","pure_noise")' --config.test.queries=50
+    test.corruptions = ()
+    test.severities = (1, 2, 3, 4, 5)
+    test.who = ("query", "references", "both")
+    test.corrupted_k = (1, 9)
+    test.corrupted_draws = 5
 
     config.fit = ml_collections.ConfigDict()
     config.fit.log_every = 20
