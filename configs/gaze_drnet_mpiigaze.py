@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.fold = -1
     data.validation = 0
     data.self_pair = 0.0
+    data.resident = "auto"
     data.workers = 0
 
     config.test = test = ml_collections.ConfigDict()

@@ -45,6 +45,8 @@ class DataConfig:
       self_pair: probability that a picture is its own reference; only for networks that compare.
       pool_sides: a left eye may refer to a right one of the same person.
       cross: data sets that are judged whole, unseen: "name", or "name:root".
+      resident: the set lies on every device and batches are gathered there: "auto" (on accelerators, a set in memory of up to
+        2 GiB), "True" or "False".
       workers: processes that read; 0 reads in threads of this one.
     """
 
@@ -63,6 +65,7 @@ class DataConfig:
     self_pair: float = 0.1
     pool_sides: bool = False
     cross: tuple[str, ...] = ()
+    resident: str = "auto"
     workers: int = 0
 
 
@@ -108,6 +111,7 @@ _CHOICES = {
     "data.protocol": splits.PROTOCOLS,
     "data.order": ("", "pitch_yaw", "yaw_pitch"),
     "data.sign": ("", "ours", "negated"),
+    "data.resident": ("auto", "True", "False"),
 }
 _AT_LEAST = {
     "pairwise": 0,

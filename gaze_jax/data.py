@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from core_jax.data import files, rng, stream
-from gaze_jax.gaze_set import GazeSet
+from gaze_jax.gaze_set import REFERENCE, GazeSet
 
 _SHOWN = 5
 
@@ -106,6 +106,7 @@ def train_data(
     pairs: Pairs | None = None,
     workers: int = 0,
     threads: int = 2,
+    rows_only: bool = False,
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> Any:
@@ -119,6 +120,8 @@ def train_data(
       pairs: how references are chosen; None for a model that looks at one picture.
       workers: processes that read; 0 reads in threads of this one.
       threads: that read ahead in each process.
+      rows_only: batches hold "index" and "ref_index" and nothing else, for a set that lies on the device
+        (`gaze_jax.resident`); the position of a stream is the same either way.
       process_index: this process, `jax.process_index()` unless given.
       process_count: all processes, `jax.process_count()` unless given.
 
@@ -138,7 +141,9 @@ def train_data(
         f"Steps(data={gaze_set.digest[:16]}, rows={files.digest(rows.tolist())[:16]}, seed={seed}, pairs={pairs}, "
         f"batch={batch_size}, slice={process}/{processes})"
     )
-    source = _Steps(gaze_set=gaze_set, order=order, count=share.count, name=name)
+    source = _Steps(
+        gaze_set=gaze_set, order=order, count=share.count, rows_only=rows_only, name=name
+    )
 
     import grain
 
@@ -192,6 +197,7 @@ class _Steps:
     gaze_set: GazeSet
     order: Order
     count: int
+    rows_only: bool
     name: str
 
     def __len__(self) -> int:
@@ -203,8 +209,10 @@ class _Steps:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rows = self.order.step(int(index))
+        if self.rows_only:
+            return {key: numbers.astype(np.int32) for key, numbers in rows.items()}
         batch = self.gaze_set.batch(rows["index"])
         if "ref_index" in rows:
             reference = self.gaze_set.batch(rows["ref_index"])
-            batch |= {f"ref_{key}": reference[key] for key in ("image", "gaze", "head", "index")}
+            batch |= {f"ref_{key}": reference[key] for key in REFERENCE}
         return batch

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 LEFT, RIGHT, FACE = 0, 1, 2
+REFERENCE = ("image", "gaze", "head", "index")
+"""What a batch holds of references, each as "ref_" and the name."""
 
 
 class Images(Protocol):

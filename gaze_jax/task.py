@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from core_jax.train import Params, Task
 from core_jax.train.stack import stack, unstack
 from gaze_jax import config as configs
-from gaze_jax import data, evaluate, inputs
+from gaze_jax import data, evaluate, inputs, resident
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.inputs import Inputs, open_inputs
 from gaze_jax.judging.statistics import Entry
@@ -52,9 +52,13 @@ def _with_fold(config: configs.Config, fold: int) -> configs.Config:
 
 
 def _task(opened: Inputs) -> Task:
+    init, loss = opened.model.init, opened.model.loss
+    if resident.chosen(opened.config.data.resident, opened.gaze_set):
+        init = functools.partial(resident.init, init, opened.gaze_set)
+        loss = functools.partial(resident.loss, loss)
     return Task(
-        init=opened.model.init,
-        loss=opened.model.loss,
+        init=init,
+        loss=loss,
         train_data=functools.partial(train_data, opened),
         evaluate=functools.partial(judge, opened),
         optimizer=functools.partial(inputs.optimizer, opened),
@@ -86,6 +90,7 @@ def train_data(opened: Inputs, seed: int) -> Any:
         seed=seed,
         pairs=pairs,
         workers=settings.workers,
+        rows_only=resident.chosen(settings.resident, opened.gaze_set),
     )
 
 
