@@ -53,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     test.modes = ("single", "calib", "diffnn", "blend")
     test.k = (1, 3, 5, 9)
     test.draws = 20
+    test.points = "random"  # to calibrate with; or grid, over the range of a person's labels
     test.queries = 0
     # Noise: e.g. --config.test.corruptions='("gaussian_noise","pure_noise")' --config.test.queries=50
     test.corruptions = ()

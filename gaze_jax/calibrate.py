@@ -225,8 +225,9 @@ def spreads(errors: Float[np.ndarray, "n 2"], persons: Int[np.ndarray, " n"]) ->
     return np.sqrt(np.maximum(apart - within, 0.0) / worth), np.sqrt(within)
 
 
-# Columns and rows of a 3 x 3 grid: the middle, two opposite corners, the other two, the edges.
-_PLACES = ((1, 1), (0, 0), (2, 2), (0, 2), (2, 0), (1, 0), (1, 2), (0, 1), (2, 1))
+# The middle, two opposite corners, the other two, the edges: whoever stops early has seen the widest.
+PLACES = ((1, 1), (0, 0), (2, 2), (0, 2), (2, 0), (1, 0), (1, 2), (0, 1), (2, 1))
+"""Columns and rows of a 3 x 3 grid, in the order in which points of it are chosen."""
 
 
 def grid(labels: Float[np.ndarray, "n 2"], count: int = 9) -> Int[np.ndarray, " count"]:
@@ -249,7 +250,7 @@ def grid(labels: Float[np.ndarray, "n 2"], count: int = 9) -> Int[np.ndarray, " 
     extent = np.where(high > low, high - low, 1.0)
     scaled = (labels - low) / extent
     rows: list[int] = []
-    for place in _PLACES[:count]:
+    for place in PLACES[:count]:
         distance = np.sum((scaled - np.array(place) / 2) ** 2, axis=1)
         distance[rows] = np.inf
         rows.append(int(np.argmin(distance)))

@@ -1,7 +1,8 @@
 """Judging personal calibration: any network's answers, corrected with k labelled pictures of each person and side.
 
 The pictures that a person is calibrated with are those that `judge_pairs` refers to (`gaze_jax.splits.references`), so the
-two are compared draw by draw. Shapes: n pictures, k labelled ones.
+two are compared draw by draw; or, with `points="grid"`, those nearest to a grid over the person's labels, a single draw of at
+most nine. Shapes: n pictures, k labelled ones.
 """
 
 from collections.abc import Mapping
@@ -35,30 +36,31 @@ def judge_calibrated(
       gaze_set: what is judged on.
       rows: of it, rising.
       spreads: of the same network's errors on persons that it was not trained on and that are not judged.
-      settings: `calibrations`, `k`, `draws`, `pool_sides`, `seed`.
+      settings: `calibrations`, `points`, `k`, `draws`, `pool_sides`, `seed`.
 
     Returns:
-      Entries whose mode is the kind; kinds that need more than k pictures are passed over.
+      Entries whose mode is the kind; kinds that need more than k pictures are passed over, and k that a grid has not.
 
     Raises:
       ValueError: nobody has more pictures than the largest k.
     """
     rows = np.asarray(rows, np.int64)
-    if not settings.calibrations:
+    grid = settings.points == "grid"
+    counts = [k for k in settings.k if not grid or k <= len(calibrate.PLACES)]
+    if not settings.calibrations or not counts:
         return []
-    known = enough(gaze_set, rows, max(settings.k), settings.pool_sides)
-    draws = splits.references(
-        gaze_set,
-        known,
-        max(settings.k),
-        settings.draws,
-        settings.seed,
-        pool_sides=settings.pool_sides,
-    )
+    most, pooled = max(counts), settings.pool_sides
+    known = enough(gaze_set, rows, most, pooled)
+    if grid:
+        draws = [_on_grid(gaze_set, known, most, pooled)]
+    else:
+        draws = splits.references(
+            gaze_set, known, most, settings.draws, settings.seed, pool_sides=pooled
+        )
     found: list[Entry] = []
     for number, draw in enumerate(draws):
         for kind in settings.calibrations:
-            for k in settings.k:
+            for k in counts:
                 if k < calibrate.LEAST[_METHOD[kind]]:
                     continue
                 answer = _corrected(kind, k, draw, predicted, gaze_set, rows, spreads)
@@ -70,6 +72,24 @@ def judge_calibrated(
 
 
 _METHOD = {"mean_offset": "offset", "offset": "offset", "affine": "affine"}
+
+
+def _on_grid(
+    gaze_set: GazeSet, rows: Int[np.ndarray, " n"], k: int, pool_sides: bool
+) -> splits.Draw:
+    """The pictures of every person and side that `calibrate.grid` chooses, and all others of theirs to be scored."""
+    side = np.zeros(len(rows), np.int64) if pool_sides else gaze_set.side[rows]
+    keys = np.stack([gaze_set.person[rows], side], axis=1)
+    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    scored, chosen = [], []
+    for number in range(group.max() + 1):
+        own = rows[group == number]
+        picks = calibrate.grid(gaze_set.gaze[own], k)
+        scored.append(np.delete(own, picks))
+        chosen.append(np.repeat(own[picks][None], len(own) - k, axis=0))
+    scored, chosen = np.concatenate(scored), np.concatenate(chosen)
+    order = np.argsort(scored, kind="stable")
+    return splits.Draw(scored=scored[order], references=chosen[order])
 
 
 def _corrected(

@@ -30,6 +30,7 @@ class JudgeConfig:
     Attributes:
       modes: of `gaze_jax.modes.MODES`; those that a network has no head for are passed over.
       calibrations: of `CALIBRATIONS`: "mean_offset" is the plain mean of the residuals, the others are `gaze_jax.calibrate`'s.
+      points: pictures to calibrate with: "random", those that comparisons refer to, or "grid" over each person's labels.
       k: numbers of references, or of pictures to calibrate with.
       draws: choices of references; errors are means over them.
       corruptions: of `gaze_jax.corrupt.KINDS`; "pure_noise": from none to all of the references are noise.
@@ -45,6 +46,7 @@ class JudgeConfig:
 
     modes: tuple[str, ...] = modes.MODES
     calibrations: tuple[str, ...] = ("mean_offset", "offset")
+    points: str = "random"
     k: tuple[int, ...] = (1, 3, 5, 9)
     draws: int = 20
     corruptions: tuple[str, ...] = ()
@@ -61,13 +63,14 @@ class JudgeConfig:
         known = {
             "modes": modes.MODES,
             "calibrations": CALIBRATIONS,
+            "points": ("random", "grid"),
             "corruptions": corrupt.KINDS,
             "who": WHO,
         }
         problems = [
             f"{name} holds {value!r}: expected of {', '.join(map(str, allowed))}"
             for name, allowed in known.items()
-            for value in getattr(self, name)
+            for value in np.atleast_1d(getattr(self, name)).tolist()
             if value not in allowed
         ]
         for name in ("draws", "corrupted_draws", "batch_size"):
