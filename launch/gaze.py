@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import config, gaze_output, gaze_sources
+from launch import config, gaze_calibrate, gaze_output, gaze_sources
 from launch.gaze_sources import Pictures, Shot, Source, Video
 
 Path = pathlib.Path
@@ -50,7 +50,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "calibrate",
         None,
-        "CSV of frames and where the person looked; writes --calibration",
+        "CSV of frames and where the person looked, or dots:9 (or 5) on the screen; writes --calibration",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -58,6 +58,12 @@ def define(values: flags.FlagValues) -> None:
         "offset",
         ["offset", "affine", "ridge", "references"],
         "what --calibrate fits",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "recentre",
+        False,
+        "move the offset of --calibration by a look at one dot, or by those of --calibrate",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -89,8 +95,9 @@ def run(values: Any) -> None:
     Raises:
       ValueError: they, or the files that they name, cannot be used.
     """
-    if values.calibrate and not values.calibration:
-        raise config.ConfigError("--calibrate needs --calibration=FILE to write into")
+    for name in ("calibrate", "recentre"):
+        if getattr(values, name) and not values.calibration:
+            raise config.ConfigError(f"--{name} needs --calibration=FILE to write into")
     options: dict[str, Any] = {"max_faces": values.max_faces, "smooth": values.smooth}
     options["landmarker"] = landmarker(values)
     if values.intrinsics:
@@ -107,26 +114,15 @@ def run(values: Any) -> None:
     estimator = GazeEstimator.from_run(
         values.workdir, camera=values.virtual_camera, fold=values.fold, **options
     )
-    if values.calibrate:
-        from gaze_jax.people import strangers
-        from launch import gaze_calibrate
-
-        method, spreads = values.calibration_method, None
-        if method != "references":
-            spreads = strangers.spreads(values.workdir, values.fold)
-        gaze_calibrate.calibrate(
-            estimator,
-            values.calibrate,
-            values.input,
-            values.calibration,
-            person=values.person or "me",
-            method=method,
-            spreads=spreads,
-        )
+    if values.calibrate and not values.recentre:
+        gaze_calibrate.run(estimator, values)
         return
     if values.calibration:
         personal = calibration_file.load(values.calibration, estimator.digest, values.person)
         estimator = estimator.calibrated(personal)
+    if values.recentre:
+        gaze_calibrate.run(estimator, values)
+        return
     parts = None if values.draw is None else [part for part in values.draw if part]
     out = values.out or Path(values.workdir) / "predictions"
     predict(estimator, values.input, out, parts=parts, resume=values.resume, show=values.show)

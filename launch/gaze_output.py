@@ -18,6 +18,7 @@ LINES, TABLE, FACTS = "gaze.jsonl", "gaze.csv", "gaze.json"
 def facts(estimator: Any, inputs: Sequence[str]) -> dict[str, Any]:
     """What the lines of a folder depend on: a run that differs in any of it cannot go on with them."""
     from core_jax.data import files
+    from gaze_jax import face_model
     from gaze_jax.people import calibration_file
 
     lens, screen, personal = estimator.intrinsics, estimator.screen, estimator.personal
@@ -29,6 +30,7 @@ def facts(estimator: Any, inputs: Sequence[str]) -> dict[str, Any]:
         "input": list(inputs),
         "faces": str(getattr(estimator.landmarker, "path", "")),
         "virtual_camera": estimator.camera.name,
+        "face_model": face_model.digest(estimator.face_points_mm),
         "intrinsics": lens and lens.matrix.tolist(),
         "distortion": lens and lens.distortion.tolist(),
         "screen": screen and files.digest([place, size]),

@@ -15,8 +15,8 @@ pictures through windows, [--things=all] tells countable segments apart (hosts w
 A gaze run (task gaze) finds where the people in pictures, videos (DIR/clip.mp4) or a camera (--input=camera:0) look, and
 writes gaze.jsonl, gaze.csv and pictures with arrows. It has to be told where the faces are: [--landmarks=FILE] or
 [--boxes=FILE], CSV or JSON, or [--landmarker=face_landmarker.task], mediapipe's model; [--intrinsics=camera.yaml]
-[--screen=screen.json] [--calibration=me.json --person=NAME] [--calibrate=targets.csv] [--max_faces=1] [--resume] [--show]
-[--draw=arrow,box,landmarks,head,crops,angles].
+[--screen=screen.json] [--calibration=me.json --person=NAME] [--calibrate=targets.csv or dots:9] [--recentre] [--max_faces=1]
+[--resume] [--show] [--draw=arrow,box,landmarks,head,crops,angles].
 
 Needs the work directory and the model only: neither the pictures it was trained on nor a lookup, unless the class names
 come from the data set.

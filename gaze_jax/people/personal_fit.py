@@ -43,6 +43,7 @@ def fit(
     person: str,
     method: str = "offset",
     spreads: calibrate.Spreads = SPREADS_RAD,
+    blend: float | None = None,
 ) -> Personal:
     """What is to be known of a person.
 
@@ -52,6 +53,7 @@ def fit(
       person: a name.
       method: of `METHODS`.
       spreads: how much the network's errors vary between persons and within one (`strangers.spreads`), radians.
+      blend: b of mode "blend" for so many references (`strangers.blend`); None takes `modes.default_blend`.
 
     Raises:
       ValueError: an unknown method, no looks, or pictures without a face; all are named.
@@ -77,8 +79,7 @@ def fit(
                 head=np.stack([view.head_rad for view, _ in views]),
             )
             continue
-        found = estimator.answer([view for view, _ in views])
-        found = found * _MIRROR if number == RIGHT else found
+        found = _answers(estimator, views, number)
         features = None
         if method == "ridge":
             features = estimator.answer.features([view for view, _ in views])
@@ -88,19 +89,50 @@ def fit(
         given = features if fitted.kind == "ridge" else None
         errors = geometry.angular_error_deg(calibrate.apply(fitted, found, given), true)
         residual_deg[side] = tuple(np.asarray(errors, np.float64).tolist())
-    count = len(looks)
+    share = modes.default_blend(len(looks)) if blend is None else blend
     return Personal(
         person=person,
         method=method,
         corrections=corrections,
         references=references,
-        mode=_mode(estimator, count) if references else "calib",
-        blend=modes.default_blend(count),
+        mode=_mode(estimator, share) if references else "calib",
+        blend=share,
         residual_deg=residual_deg,
         points=tuple(look.frame.name for look in looks),
         face_model=face_model.digest(estimator.face_points_mm),
         spread_rad=tuple(tuple(map(float, sd)) for sd in spreads) if corrections else (),
     )
+
+
+def recentre(estimator: GazeEstimator, looks: Sequence[Look]) -> Personal:
+    """An estimator's calibration with its offset moved by what a look or a few say now; all else of it stays.
+
+    The move is shrunk as every offset is (`gaze_jax.calibrate`), by the spreads that the calibration was made with.
+
+    Args:
+      estimator: with a calibration that corrects gaze.
+      looks: labelled pictures; those without a usable face are an error.
+
+    Raises:
+      ValueError: a calibration without an offset, no looks, or pictures without a face; all are named.
+    """
+    personal = estimator.personal
+    if personal is None or not personal.corrections:
+        raise ValueError(
+            f"{personal.method if personal else 'no calibration'}: there is no offset to move; calibrate again, or use a "
+            f"calibration made with --calibration_method={' or '.join(calibrate.KINDS)}"
+        )
+    between, within = (np.asarray(sd) for sd in personal.spread_rad)
+    seen, corrections = _seen(estimator, looks), {}
+    for side, before in personal.corrections.items():
+        number = SIDES.index(side)
+        views = [(view, gaze) for view, gaze in seen if view.side == number]
+        true = np.stack([gaze for _, gaze in views])
+        found = _answers(estimator, views, number)
+        move = calibrate.fit("offset", found, true, between_sd=between, within_sd=within)
+        moved = before.offset_rad + move.offset_rad
+        corrections[side] = dataclasses.replace(before, offset_rad=moved)
+    return dataclasses.replace(personal, corrections=corrections)
 
 
 def fit_screen(estimator: GazeEstimator, looks: Sequence[Look], *, person: str) -> Personal:
@@ -140,11 +172,19 @@ def _unusable(problems: Sequence[str], count: int) -> str:
     )
 
 
-def _mode(estimator: GazeEstimator, count: int) -> str:
-    """Networks without an answer of their own can only add differences; others mix both from three references on."""
+def _mode(estimator: GazeEstimator, share: float) -> str:
+    """Networks without an answer of their own can only add differences; others mix both where these have a share."""
     if estimator.model.predict is None:
         return "diffnn"
-    return "blend" if modes.default_blend(count) else "calib"
+    return "blend" if share else "calib"
+
+
+def _answers(
+    estimator: GazeEstimator, views: Sequence[tuple[View, np.ndarray]], side: int
+) -> Float[np.ndarray, "n 2"]:
+    """What the estimator says of views of one side, in their own, mirrored space."""
+    found = estimator.answer([view for view, _ in views])
+    return found * _MIRROR if side == RIGHT else found
 
 
 def _seen(
@@ -174,6 +214,8 @@ def _truth(look: Look, placed: Placed, view: View, reference: str) -> Float[np.n
     elif look.gaze_rad is not None:
         vector = np.asarray(geometry.pitchyaw_to_vector(look.gaze_rad), np.float64)
     else:
-        raise ValueError(f"{look.frame.name}: neither a target nor a direction is given")
+        raise ValueError(
+            f"{look.frame.name}: neither a target nor a direction is given; pixels need --screen=FILE"
+        )
     pitchyaw = np.asarray(geometry.vector_to_pitchyaw(view.norm @ vector), np.float64)
     return pitchyaw * _MIRROR if view.side == RIGHT else pitchyaw

@@ -1,5 +1,6 @@
 """Personal calibration: fitted from labelled pictures, kept in a file, used, and refused by other networks."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -148,6 +149,58 @@ def test_references_are_compared_with(tmp_path):
     expected = SAID + BIAS + np.sum(share / share.sum() * change)
     (first,) = bare.calibrated(again).step(IMAGE, faces=looks[0].frame.faces)
     np.testing.assert_allclose(first.normalised_rad, expected, atol=1e-4)
+
+
+def test_references_are_mixed_as_the_run_was_fitted(tmp_path):
+    estimate = face_estimator(references=True)
+    looks = biased(estimate, list(poses(1)))
+    take = {"person": "ann", "method": "references"}
+    assert personal_fit.fit(estimate, looks, **take).mode == "calib"
+    personal = personal_fit.fit(estimate, looks, blend=0.75, **take)
+    assert (personal.mode, personal.blend) == ("blend", 0.75)
+    assert personal_fit.fit(estimate, looks, blend=0.0, **take).mode == "calib"
+    calibration_file.save(tmp_path / "c.json", personal, DIGEST)
+    again = calibration_file.load(tmp_path / "c.json", DIGEST)
+    # Compared with itself there is no difference, and this network's own answer is 0.
+    (found,) = estimate.calibrated(again).step(IMAGE, faces=looks[0].frame.faces)
+    np.testing.assert_allclose(found.normalised_rad, 0.75 * (SAID + BIAS), atol=1e-4)
+
+
+def test_a_look_moves_the_offset_and_nothing_else():
+    estimate = face_estimator()
+    looks = biased(estimate, poses(8))
+    personal = personal_fit.fit(estimate, looks, person="ann", method="affine")
+    seated = estimate.calibrated(personal)
+    # Who sits otherwise now: again `BIAS` beside what is said, and one look of equal spreads goes half of the way.
+    (look,) = biased(seated, poses(1))
+    moved = personal_fit.recentre(seated, [look])
+    before, after = personal.corrections["face"], moved.corrections["face"]
+    np.testing.assert_allclose(after.offset_rad - before.offset_rad, BIAS / 2, atol=1e-4)
+    np.testing.assert_array_equal(after.weight, before.weight)
+    same = {"corrections": personal.corrections}
+    assert dataclasses.replace(moved, **same) == personal
+    with pytest.raises(ValueError, match="no calibration: there is no offset to move"):
+        personal_fit.recentre(estimate, [look])
+
+
+def test_eyes_are_centred_again_each_in_left_eye_form():
+    estimate = eye_estimator()
+    look = Look(
+        frame=Frame(image=IMAGE, faces=list(poses(1))), target_mm=np.array([150.0, 80.0, 0.0])
+    )
+    spreads = (np.full(2, 10.0), np.full(2, 0.01))
+    before = personal_fit.fit(
+        estimate,
+        [dataclasses.replace(look, target_mm=np.zeros(3))],
+        person="ann",
+        spreads=spreads,
+    )
+    moved = personal_fit.recentre(estimate.calibrated(before), [look])
+    expected = personal_fit.fit(estimate, [look], person="ann", spreads=spreads)
+    for side in ("left", "right"):
+        np.testing.assert_allclose(
+            moved.corrections[side].offset_rad, expected.corrections[side].offset_rad, atol=1e-4
+        )
 
 
 def test_grey_crops_survive_the_file(tmp_path):

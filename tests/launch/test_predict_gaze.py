@@ -10,6 +10,7 @@ import pytest
 from absl import flags as absl_flags
 from PIL import Image
 
+from gaze_jax import face_model
 from gaze_jax.normalization import CAMERAS
 from gaze_jax.people import face_gaze, faces, strangers
 from gaze_jax.people.landmark_files import LandmarkFile
@@ -86,6 +87,8 @@ def test_a_folder(folder, tmp_path, capsys):
     counts = gaze.predict(estimate, [str(folder)], out)
     expected = {"frames": 4, "faces": 3, "without_face": 1, "unreadable": 1, "without_gaze": 0}
     assert counts == expected
+    facts = json.loads((out / "gaze.json").read_text())
+    assert facts["face_model"] == face_model.digest(estimate.face_points_mm)
     printed = capsys.readouterr().out
     assert "4 frames, 3 faces, 1 frame without a face, 1 file that cannot be read" in printed
     rows = {row["source"]: row for row in lines(out)}
