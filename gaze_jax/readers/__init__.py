@@ -2,6 +2,6 @@
 
 from gaze_jax.readers.common import ReaderError
 from gaze_jax.readers.convention import Convention
-from gaze_jax.readers.registry import FORMATS, NAMES, RENDERED, load, read
+from gaze_jax.readers.registry import FORMATS, NAMES, RENDERED, load, options, read
 
-__all__ = ["FORMATS", "NAMES", "RENDERED", "Convention", "ReaderError", "load", "read"]
+__all__ = ["FORMATS", "NAMES", "RENDERED", "Convention", "ReaderError", "load", "options", "read"]

@@ -74,7 +74,7 @@ class Samples:
         source: Sequence[str],
         head: Float[np.ndarray, "n 2"] | None = None,
         norm: Float[np.ndarray, "n 3 3"] | None = None,
-        scale: float = 1.0,
+        scale: float | Float[np.ndarray, " n"] = 1.0,
         part: str = "",
     ) -> None:
         """Samples of one person, side and part, in canonical form."""

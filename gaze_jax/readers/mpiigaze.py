@@ -7,6 +7,7 @@ lines "dayYY/NNNN.jpg left". Right eyes are stored as they are and are mirrored 
 """
 
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ def load(root: Path, *, subset: str = "evaluation") -> tuple[GazeSet | None, Pro
                 problems.append(f"{path} is no day of MPIIGaze ({error})")
         wanted = _every(days)
         if subset == "evaluation":
-            wanted, wrong = _listed(root / LISTS / f"{folder.name}.txt", days)
+            names = {day: content["names"] for day, content in days.items()}
+            wanted, wrong = listed(root / LISTS / f"{folder.name}.txt", names)
             problems += wrong
         for day, number, side in wanted:
             _add(samples, pictures, days[day], day, number, side, folder.name)
@@ -106,15 +108,19 @@ def _every(days: dict[str, dict]) -> list[tuple[str, int, str]]:
     ]
 
 
-def _listed(path: Path, days: dict[str, dict]) -> tuple[list[tuple[str, int, str]], Problems]:
-    """(day, number, side) of the lines of a list."""
+def listed(
+    path: Path, names: Mapping[str, Sequence[str]], kind: str = ".mat"
+) -> tuple[list[tuple[str, int, str]], Problems]:
+    """(day, number, side) of the lines of a list of the evaluation subset.
+
+    Args:
+      path: of the list.
+      names: day to the names of its pictures.
+      kind: how the name of a day's file ends.
+    """
     if not path.is_file():
         return [], missing(path)
-    places = {
-        (day, name): number
-        for day, content in days.items()
-        for number, name in enumerate(content["names"])
-    }
+    places = {(day, name): number for day in names for number, name in enumerate(names[day])}
     found, problems = [], []
     for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         fields = line.replace("\\", "/").split()
@@ -124,7 +130,7 @@ def _listed(path: Path, days: dict[str, dict]) -> tuple[list[tuple[str, int, str
         if len(fields) != 2 or fields[1] not in SIDES:
             problems.append(f"{path} line {line_number} ({line!r}) is not 'dayYY/NNNN.jpg left'")
         elif (day, name) not in places:
-            problems.append(f"{path} line {line_number}: no {day}.mat has a picture {name}")
+            problems.append(f"{path} line {line_number}: no {day}{kind} has a picture {name}")
         else:
             found.append((day, places[day, name], fields[1]))
     return found, problems

@@ -15,7 +15,9 @@ from gaze_jax.readers import (
     gaze360,
     gazehub,
     mpiifacegaze,
+    mpiifacegaze_raw,
     mpiigaze,
+    mpiigaze_raw,
     plain,
 )
 from gaze_jax.readers.common import Problems, ReaderError, some
@@ -40,7 +42,9 @@ class Format:
 
 FORMATS = {
     "mpiigaze": Format(load=mpiigaze.load, fetch=mpiigaze.FETCH),
+    "mpiigaze_raw": Format(load=mpiigaze_raw.load, fetch=mpiigaze_raw.FETCH),
     "mpiifacegaze": Format(load=mpiifacegaze.load, fetch=mpiifacegaze.FETCH),
+    "mpiifacegaze_raw": Format(load=mpiifacegaze_raw.load, fetch=mpiifacegaze_raw.FETCH),
     **{
         f"gazehub_{name}": Format(
             load=functools.partial(gazehub.load, name),
@@ -72,23 +76,35 @@ def load(name: str, root: str | os.PathLike, **options: Any) -> tuple[GazeSet | 
     if name in RENDERED:
         from gaze_jax.render import store
 
-        _require_known(name, store.open_set, options)
+        _require_known(name, options)
         return store.open_set(name, root, **options), []
     if name not in FORMATS:
         raise ReaderError(f"dataset={name!r}: expected one of {', '.join(NAMES)}")
-    _require_known(name, FORMATS[name].load, options)
+    _require_known(name, options)
     if not Path(root).is_dir():
         return None, [f"{root} is not a folder. What to fetch: {FORMATS[name].fetch}"]
     return FORMATS[name].load(Path(root), **options)
 
 
-def _require_known(name: str, load: Callable[..., Any], options: dict[str, Any]) -> None:
-    known = [
-        key
-        for key, parameter in inspect.signature(load).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    unknown = sorted(set(options) - set(known))
+def options(name: str) -> tuple[str, ...]:
+    """The options that the reader of a data set takes.
+
+    Args:
+      name: one of `NAMES`.
+    """
+    if name in RENDERED:
+        from gaze_jax.render import store
+
+        load = store.open_set
+    else:
+        load = FORMATS[name].load
+    parameters = inspect.signature(load).parameters.items()
+    return tuple(key for key, one in parameters if one.kind is one.KEYWORD_ONLY)
+
+
+def _require_known(name: str, given: dict[str, Any]) -> None:
+    known = options(name)
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise ReaderError(
             f"{name} has no option {', '.join(unknown)}; its options: {', '.join(known) or 'none'}"

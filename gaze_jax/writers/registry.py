@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.readers import gazehub_columns
+from gaze_jax.render.domains import Rendered
 from gaze_jax.writers.common import WriterError
 from gaze_jax.writers.gaze360 import write_gaze360
 from gaze_jax.writers.gazehub import write_gazehub
 from gaze_jax.writers.hdf5 import write_eth_xgaze, write_faze, write_mpiifacegaze
 from gaze_jax.writers.mpiigaze import write_mpiigaze
 from gaze_jax.writers.plain import write_plain
+from gaze_jax.writers.raw import write_mpiifacegaze_raw, write_mpiigaze_raw
 
 FORMATS: dict[str, Callable[[GazeSet, str | os.PathLike], None]] = {
     "mpiigaze": write_mpiigaze,
@@ -25,6 +27,11 @@ FORMATS: dict[str, Callable[[GazeSet, str | os.PathLike], None]] = {
     "faze": write_faze,
     "plain": write_plain,
 }
+RAW: dict[str, Callable[[Rendered, str | os.PathLike], None]] = {
+    "mpiigaze_raw": write_mpiigaze_raw,
+    "mpiifacegaze_raw": write_mpiifacegaze_raw,
+}
+"""Layouts of camera frames, which no gaze set holds any more."""
 
 
 def write(gaze_set: GazeSet, root: str | os.PathLike, name: str) -> None:
