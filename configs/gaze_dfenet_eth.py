@@ -13,6 +13,7 @@ numbers; published results start from GazeTR's weights of ETH-XGaze: --config.cf
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -50,8 +51,13 @@ def get_config() -> ml_collections.ConfigDict:
     recipe.factor = 0.5
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = "eth_xgaze"
+    data.dataset = "eth_xgaze"  # or gazehub_eth, faze, plain
     data.root = "data/xgaze_224"
+    data.order = ""  # eth_xgaze, faze: yaw_pitch, where `launch.data check` says so
+    # Options of the data set's reader; those without a value here are the reader's own choice.
+    data.options = options = ml_collections.ConfigDict()
+    options.file = placeholder(str)  # faze: name of the .h5 file
+    options.size = placeholder(int)  # plain: side of the pictures
     data.protocol = "last"
     data.fold = 0
     data.held_out = 10

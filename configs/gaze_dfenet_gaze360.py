@@ -12,6 +12,7 @@ numbers; published results start from GazeTR's weights of ETH-XGaze: --config.cf
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -49,8 +50,12 @@ def get_config() -> ml_collections.ConfigDict:
     recipe.factor = 0.5
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = "gazehub_gaze360"
+    data.dataset = "gazehub_gaze360"  # or gaze360
     data.root = "data/Gaze360"
+    # Options of the data set's reader; those without a value here are the reader's own choice.
+    data.options = options = ml_collections.ConfigDict()
+    options.size = placeholder(int)  # gaze360: side of the pictures
+    options.crop = placeholder(str)  # gaze360: head, face
     data.protocol = "official"  # or front
     data.fold = 0
     data.cross = ()

@@ -13,6 +13,7 @@ numbers; published results start from GazeTR's weights of ETH-XGaze: --config.cf
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -49,8 +50,12 @@ def get_config() -> ml_collections.ConfigDict:
     recipe.factor = 0.5
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = "gazehub_mpiifacegaze"
+    data.dataset = "gazehub_mpiifacegaze"  # or mpiifacegaze, mpiifacegaze_raw
     data.root = "data/MPIIFaceGaze"
+    data.sign = ""  # mpiifacegaze: negated, where `launch.data check` says so
+    # Options of the data set's reader; those without a value here are the reader's own choice.
+    data.options = options = ml_collections.ConfigDict()
+    options.size = placeholder(int)  # mpiifacegaze: 224, 448
     data.protocol = "lopo"
     data.fold = 0
     data.cross = ()

@@ -9,6 +9,7 @@ python -m launch.compare --config=configs/gaze_drnet_mpiigaze.py --workdir=runs/
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -29,8 +30,13 @@ def get_config() -> ml_collections.ConfigDict:
     recipe.batch_size = 128
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = "mpiigaze"
+    data.dataset = "mpiigaze"  # or mpiigaze_raw, gazehub_mpiigaze, plain
     data.root = "data/MPIIGaze"
+    # Options of the data set's reader; those without a value here are the reader's own choice.
+    data.options = options = ml_collections.ConfigDict()
+    options.subset = placeholder(str)  # mpiigaze, mpiigaze_raw: evaluation, all
+    options.size = placeholder(int)  # plain: side of the pictures
+    options.grey = placeholder(bool)  # plain: one channel
     data.protocol = "lopo"
     data.fold = -1
     data.validation = 0

@@ -13,19 +13,42 @@ import ml_collections
 
 from core_jax.train import settings
 from core_jax.train.settings import ConfigError
-from gaze_jax import splits
+from gaze_jax import readers, splits
 from gaze_jax.evaluate import JudgeConfig
 from gaze_jax.networks import registry as networks
 from gaze_jax.networks.cfe import CFEConfig
 from gaze_jax.networks.dfenet import DFENetConfig
 from gaze_jax.networks.drnet import DRNetConfig
 from gaze_jax.networks.face_baselines import FaceConfig
-from gaze_jax.readers import NAMES
+from gaze_jax.readers import NAMES, RENDERED
 from gaze_jax.recipe import Recipe
 
-__all__ = ["Config", "ConfigError", "DataConfig", "read"]
+__all__ = ["Config", "ConfigError", "DataConfig", "ReaderOptions", "read"]
 
 ALL_FOLDS = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderOptions:
+    """Options of a data set's reader beside `order` and `sign`; None is the reader's own choice.
+
+    Attributes:
+      subset: mpiigaze, mpiigaze_raw: "evaluation" or "all".
+      size: mpiifacegaze, gaze360, plain: side of the square pictures, pixels.
+      crop: gaze360: "head" or "face".
+      file: faze: name of the file.
+      grey: plain: whether pictures are read with one channel.
+    """
+
+    subset: str | None = None
+    size: int | None = None
+    crop: str | None = None
+    file: str | None = None
+    grey: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that have a value."""
+        return {name: x for name, x in dataclasses.asdict(self).items() if x is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +65,7 @@ class DataConfig:
         personal calibration are fitted on.
       persons, per_person, render_seed: size and draw of a rendered set.
       order, sign: of labels, for data sets whose copies disagree; "" is the reader's own convention.
+      options: what else the reader of the data set takes.
       self_pair: probability that a picture is its own reference; only for networks that compare.
       pool_sides: a left eye may refer to a right one of the same person.
       cross: data sets that are judged whole, unseen: "name", or "name:root".
@@ -62,11 +86,17 @@ class DataConfig:
     render_seed: int = 0
     order: str = ""
     sign: str = ""
+    options: ReaderOptions = dataclasses.field(default_factory=ReaderOptions)
     self_pair: float = 0.1
     pool_sides: bool = False
     cross: tuple[str, ...] = ()
     resident: str = "auto"
     workers: int = 0
+
+    def reader_options(self) -> dict[str, Any]:
+        """What the reader of `dataset` is called with, where that is a set of files."""
+        chosen = {"order": self.order, "sign": self.sign}
+        return {name: x for name, x in chosen.items() if x} | self.options.given()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +191,7 @@ def _impossible(config: Config) -> Iterator[str]:
     data = config.data
     if data.self_pair > 1:
         yield f"config.data.self_pair={data.self_pair}: expected a probability, 0 to 1"
+    yield from _unknown_options(data)
     for entry in data.cross:
         name, _, root = entry.partition(":")
         if name not in NAMES:
@@ -188,3 +219,19 @@ def _impossible(config: Config) -> Iterator[str]:
             f"config.pairwise={config.pairwise} with config.model={config.model}: this network has a loss of differences already; "
             "set config.pairwise=0"
         )
+
+
+def _unknown_options(data: DataConfig) -> Iterator[str]:
+    """Options that the reader of the data set does not have."""
+    if data.dataset not in NAMES:
+        return
+    # Rendered sets have keys of their own: persons, per_person, render_seed.
+    known = () if data.dataset in RENDERED else readers.options(data.dataset)
+    mine = [field.name for field in dataclasses.fields(ReaderOptions)]
+    keys = [f"config.data.{'options.' if name in mine else ''}{name}" for name in known]
+    for name, value in data.options.given().items():
+        if name not in known:
+            yield (
+                f"config.data.options.{name}={value!r}: the reader of {data.dataset} has no such option; it has "
+                + (", ".join(keys) or "none")
+            )

@@ -73,8 +73,7 @@ def open_set(settings: DataConfig, entry: str = "") -> GazeSet:
             "seed": settings.render_seed,
         }
     elif not entry:
-        chosen = {"order": settings.order, "sign": settings.sign}
-        options = {key: value for key, value in chosen.items() if value}
+        options = settings.reader_options()
     return _read(name, root, tuple(options.items()))
 
 

@@ -87,3 +87,23 @@ def seeing_set(kind="eye", persons=2, per_person=40, seed=0, **changes):
             near = np.hypot(x - cx + 16 * yaw, y - cy + 12 * pitch) < 4
             images[row][near] = draw.integers(0, 60, (near.sum(), 1))
     return dataclasses.replace(base, **changes)
+
+
+def smooth_frames(people=2, each=3):
+    """Scenes of a domain with pictures that JPEG keeps, in place of slowly shaded ones."""
+    import jax
+
+    from gaze_jax.render import domains, persons
+
+    scenes = [domains.scenes("frames", "A", person, each, 0) for person in range(people)]
+    joined = jax.tree.map(lambda *rows: np.concatenate(rows), *scenes)
+    return domains.Rendered(
+        kind="frames",
+        domain="A",
+        camera="eth_face",
+        images=smooth(people * each, (480, 640, 3)),
+        persons=persons.names(people),
+        person=np.repeat(np.arange(people), each),
+        scenes=joined,
+        landmarks=domains.landmarks(joined),
+    )

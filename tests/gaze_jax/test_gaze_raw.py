@@ -1,6 +1,7 @@
 """Recorded frames of MPIIGaze and MPIIFaceGaze: written, read, and normalised as by hand."""
 
-import jax
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.io
@@ -10,7 +11,7 @@ from gaze_jax import check, readers, writers
 from gaze_jax.gaze_set import FACE, LEFT, RIGHT
 from gaze_jax.normalization import CAMERAS, equalize_histogram, normalize
 from gaze_jax.render import domains, persons
-from tests.gaze_jax.gaze_sets import smooth
+from tests.gaze_jax.gaze_sets import smooth_frames
 
 PERSONS, EACH = 2, 3
 NAMES = {"mpiigaze_raw": "mpiigaze_eye", "mpiifacegaze_raw": "mpiifacegaze"}
@@ -26,19 +27,7 @@ CORNERS = {
 
 @pytest.fixture(scope="module")
 def rendered():
-    """Scenes of a domain with pictures that JPEG keeps, in place of slowly shaded ones."""
-    scenes = [domains.scenes("frames", "A", person, EACH, 0) for person in range(PERSONS)]
-    joined = jax.tree.map(lambda *rows: np.concatenate(rows), *scenes)
-    return domains.Rendered(
-        kind="frames",
-        domain="A",
-        camera="eth_face",
-        images=smooth(PERSONS * EACH, (480, 640, 3)),
-        persons=persons.names(PERSONS),
-        person=np.repeat(np.arange(PERSONS), EACH),
-        scenes=joined,
-        landmarks=domains.landmarks(joined),
-    )
+    return smooth_frames(PERSONS, EACH)
 
 
 def truth(rendered, row, side):
@@ -185,8 +174,6 @@ def test_the_lens_distortion_is_taken_out(tmp_path, rendered):
 
 
 def test_only_frames_are_written_as_recorded(rendered, tmp_path):
-    import dataclasses
-
     faces = dataclasses.replace(rendered, kind="faces")
     for write in writers.RAW.values():
         with pytest.raises(ValueError, match="holds camera frames, and these are rendered faces"):

@@ -7,7 +7,7 @@ from absl.testing import flagsaver
 from gaze_jax import readers, writers
 from launch import data as data_command
 from launch import gaze_data
-from tests.gaze_jax.gaze_sets import seeing_set
+from tests.gaze_jax.gaze_sets import seeing_set, smooth_frames
 
 
 def run(word, **values):
@@ -76,3 +76,19 @@ def test_rendered_eyes_in_a_format_of_the_field(tmp_path, capsys, monkeypatch):
     checked = values | {"root": str(tmp_path), "dataset": ["gaze/eyes_A"]}
     assert run("check", **checked) == 0
     assert "no person has 20" in capsys.readouterr().out
+
+
+def test_rendered_frames_as_a_set_was_recorded(tmp_path, capsys, monkeypatch):
+    from gaze_jax.render import domains
+
+    def quick(kind, domain, people, per_person, *, seed, progress):
+        assert (kind, domain, seed) == ("frames", "B", 5)
+        return smooth_frames(people, per_person)
+
+    monkeypatch.setattr(domains, "make", quick)
+    values = {"persons": 1, "per_person": 2, "seed": 5, "dataset": ["gaze/frames_B"]}
+    assert run("render", **values, out=str(tmp_path), format="mpiifacegaze_raw") == 0
+    assert "2 frames of 1 persons, as mpiifacegaze_raw" in capsys.readouterr().out
+    assert len(readers.read("mpiifacegaze_raw", tmp_path)) == 2
+    with pytest.raises(ValueError, match="can be written as mpiigaze_raw, mpiifacegaze_raw"):
+        run("render", **values, out=str(tmp_path), format="mpiigaze")
