@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from core_jax.train import Params, Task
+from core_jax.train import Params, Task, sharding
 from core_jax.train.stack import stack, unstack
 from gaze_jax import config as configs
 from gaze_jax import data, evaluate, inputs, resident
@@ -26,12 +26,16 @@ from gaze_jax.networks import registry as networks
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     """The task of a configuration such as `configs/gaze_drnet_demo.py`.
 
+    All folds together are cut over the devices of the mesh (`fit.mesh_shape`) where their number divides.
+
     Raises:
       ValueError: unknown keys, wrong types, impossible values, or inputs that cannot be used; all of a kind at once.
     """
     opened = opened_folds(configs.read(config))
     tasks = [_task(one) for one in opened]
-    return tasks[0] if len(tasks) == 1 else stack(tasks)
+    if len(tasks) == 1:
+        return tasks[0]
+    return stack(tasks, sharding.make_mesh((config.get("fit") or {}).get("mesh_shape")))
 
 
 def opened_folds(config: configs.Config) -> list[Inputs]:
@@ -62,7 +66,7 @@ def _task(opened: Inputs) -> Task:
         train_data=functools.partial(train_data, opened),
         evaluate=functools.partial(judge, opened),
         optimizer=functools.partial(inputs.optimizer, opened),
-        sharding_rules=(("trainable/.*", PartitionSpec()),),
+        sharding_rules=(("(trainable|stats)/.*", PartitionSpec()),),
         total_steps=opened.total_steps,
         batch_ids=("index",),
         selected=(_selected(opened),),

@@ -73,10 +73,16 @@ def settings(where, **changes):
     }
 
 
-@pytest.mark.parametrize("network", ["linear", pytest.param("drnet", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fold", [0, -1])
+@pytest.mark.parametrize(
+    ("network", "fold"),
+    [
+        ("linear", -1),
+        pytest.param("drnet", 0, marks=pytest.mark.slow),
+        pytest.param("drnet", -1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_set_on_the_device_changes_no_run_and_no_resumed_one(
-    fold, network, monkeypatch, tmp_path
+    network, fold, monkeypatch, tmp_path
 ):
     eyes = smooth_set(persons=4, per_person=6, name="eyes_A")
     monkeypatch.setattr(inputs, "open_set", lambda settings, entry="": eyes)

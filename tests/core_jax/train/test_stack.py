@@ -1,15 +1,21 @@
 """Stacked runs against the same runs alone."""
 
 import dataclasses
+import os
+import re
+import subprocess
+import sys
 
 import grain
 import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from core_jax import train
-from core_jax.train import stack
+from core_jax.train import sharding, stack, step
+from core_jax.train.feed import Feed
 from tests.core_jax.train import toy
 
 STEPS = 6
@@ -90,3 +96,49 @@ def test_batches_are_those_of_the_runs():
         own = next(iter(task.train_data(5)))
         np.testing.assert_array_equal(batch["y"][:, index], own["y"])
     assert isinstance(stack.stack(tasks).train_data(5), grain.IterDataset)
+
+
+def trained(task, mesh):
+    """(last state with the metrics of the last step, program of the step) of a stack."""
+    state, frozen, shardings = step.init(task, mesh, seed=1)
+    feed, key = Feed(task.train_data(1), mesh, host_keys=task.batch_ids), jax.random.key(1)
+    batches = [next(feed)[0] for _ in range(STEPS)]
+    feed.close()
+    take = step.make_step(task, shardings).lower(state, frozen, batches[0], key).compile()
+    for batch in batches:
+        state, packed = take(state, frozen, batch, key)
+    return {**state, "last": packed.values}, take.as_text()
+
+
+def sharded():
+    """On eight devices: runs cut over four of them, two and two alike, against all runs on every device."""
+    rules = (("(trainable|stats)/.*", P()),)
+    tasks = [make(0.5 * shift, sharding_rules=rules) for shift in range(8)]
+    mesh = sharding.make_mesh((4, 2))
+    expected, _ = trained(stack.stack(tasks), mesh)
+    state, program = trained(stack.stack(tasks, mesh), mesh)
+    for leaf in jax.tree.leaves((state["trainable"], state["stats"], state["opt_state"][1][0].mu)):
+        assert leaf.sharding.spec == P("data")
+        assert len(leaf.addressable_shards[0].data) == 2
+    # Sums for the log and the optimizer's count of steps; no array of a network or a batch.
+    assert not re.search(r"f32\S* (all-gather|all-to-all|collective-permute)\(", program)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    jax.tree.map(compare, state, expected)
+    # Seven runs do not divide: their batches are cut.
+    odd = stack.stack(tasks[1:], mesh)
+    assert odd.sharding_rules == ((rules[0][0], P(None)),)
+    assert next(iter(odd.train_data(1)))["y"].shape == (toy.BATCH, 7)
+    print("equal")
+
+
+def test_runs_cut_over_devices_are_those_on_every_device():
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = "from tests.core_jax.train import test_stack; test_stack.sharded()"
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == "equal", done.stderr
