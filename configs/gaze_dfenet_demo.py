@@ -46,10 +46,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.recipe = recipe = ml_collections.ConfigDict()
     recipe.lr = 5e-4
-    recipe.epochs = 20
+    recipe.epochs = 12
     recipe.batch_size = 32
     recipe.warmup_epochs = 1.0
-    recipe.milestones = (12, 16)
+    recipe.milestones = (8, 10)
     recipe.factor = 0.3
 
     config.data = data = ml_collections.ConfigDict()
@@ -68,6 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.test = ml_collections.ConfigDict()
     config.test.draws = 20
     config.test.batch_size = 64
+    config.test.adapt_k = ()  # labelled pictures of a set of data.cross; see docs/gaze.md
 
     config.fit = ml_collections.ConfigDict()
     config.fit.log_every = 20
