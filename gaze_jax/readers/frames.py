@@ -137,10 +137,13 @@ def _host() -> Any:
     """The device that pictures are made on."""
     import jax
 
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.current_process().daemon:
         # A worker that reads must not claim the accelerator of the process that trains.
         jax.config.update("jax_platforms", "cpu")
-    return jax.local_devices(backend="cpu")[0]
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names accelerators only.
+        return jax.local_devices()[0]
 
 
 def camera_of(path: Path) -> Intrinsics:
