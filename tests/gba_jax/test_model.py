@@ -322,7 +322,7 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     folder = pathlib.Path(__file__).parent
     code = SHARDED.format(folder=str(folder), hosts=hosts, out=str(tmp_path))
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(folder.parents[1]),
     }

@@ -19,8 +19,9 @@ from tests.core_jax.train import toy
 
 def start(workdir, *arguments):
     command = [sys.executable, "-m", "tests.core_jax.train.run_toy", str(workdir), *arguments]
-    # One device per process, whatever the test run itself has.
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    # One device per process, whatever the test run itself has; else compiled alike.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
