@@ -345,10 +345,8 @@ def test_pictures_of_another_kind_are_refused(params):
 
 
 def test_wrong_settings_are_named_together():
-    with pytest.raises(
-        ValueError, match=r"modes holds 'mean'.*points holds 'x'.*who holds 'nobody'.*draws=0"
-    ):
-        evaluate.JudgeConfig(modes=("mean",), points="x", who=("nobody",), draws=0)
+    with pytest.raises(ValueError, match=r"modes holds 'mean'.*who holds 'nobody'.*draws=0"):
+        evaluate.JudgeConfig(modes=("mean",), who=("nobody",), draws=0)
 
 
 def test_result_lines_have_the_fields_that_reports_read(data, clean):
@@ -392,31 +390,6 @@ def test_calibration_is_a_loop_over_persons_and_sides(params, data, kind):
                 errors.setdefault(name, []).append(angle_deg(made, data.gaze[row]))
             expected = {name: float(np.mean(values)) for name, values in errors.items()}
             assert of_persons(found, mode=kind, k=k, draw=draw) == pytest.approx(expected, rel=1e-4)
-
-
-def test_calibration_with_points_on_a_grid(params, data):
-    settings = dataclasses.replace(
-        SETTINGS, k=(3, 9, 50), calibrations=("offset",), points="grid", pool_sides=True
-    )
-    rows, strangers = np.flatnonzero(data.person != 2), gaze_set(seed=5)
-    held_out = (strangers, np.arange(len(strangers)))
-    found = evaluate.calibrated(MODEL, params, data, rows, held_out, settings)
-    # One draw, and no grid of fifty.
-    assert {(e.k, e.draw) for e in found} == {(3, 0), (9, 0)}
-    off = strangers.gaze - evaluate.predict_rows(MODEL, params, strangers, held_out[1])
-    between, within = calibrate.spreads(off, strangers.person * 3)
-    predicted = evaluate.predict_rows(MODEL, params, data, np.arange(len(data)))
-    for k in (3, 9):
-        expected = {}
-        for person in (0, 1):
-            own = np.flatnonzero(data.person == person)
-            points = own[calibrate.grid(data.gaze[own], 9)]
-            residual = (data.gaze - predicted)[points[:k]].mean(0)
-            move = k * between**2 / (k * between**2 + within**2) * residual
-            scored = sorted({*own.tolist()} - {*points.tolist()})
-            errors = [angle_deg(predicted[row] + move, data.gaze[row]) for row in scored]
-            expected[data.persons[person]] = np.mean(errors)
-        assert of_persons(found, k=k) == pytest.approx(expected, rel=1e-4)
 
 
 def test_nobody_is_calibrated_without_strangers(params, data):
