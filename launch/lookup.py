@@ -4,7 +4,7 @@
       [--also=DIR [--also_split=all|base|new] [--also_template="a sketch of a {}."]]
   python -m launch.lookup verify --config=configs/fdbpl_world.py [--lookup=DIR]      exit status 1 if it is not sound
   python -m launch.lookup verify --lookup=DIR --digests_only                         needs neither weights nor pictures
-  python -m launch.lookup stats --lookup=DIR [--out=FILE.png]
+  python -m launch.lookup stats --lookup=DIR [--plot=FILE.png]
 
 A build that was killed goes on with the same command and ends in the same bytes. Time: one teacher pass per region,
 R = 100 per picture; the embedded world's config takes about a minute on two cores, an ImageNet teacher wants a GPU.
@@ -42,7 +42,7 @@ _ALSO_TEMPLATE = flags.DEFINE_string(
     "also_template", None, "its sentence with one {} for a class name; the config's unless given"
 )
 _DIGESTS_ONLY = flags.DEFINE_bool("digests_only", False, "verify: compare digests and stop")
-_OUT = flags.DEFINE_string("out", None, "stats: also plot the histograms into this PNG")
+_PLOT = flags.DEFINE_string("plot", None, "stats: also plot the histograms into this PNG")
 
 
 def main(argv: list[str]) -> int:
@@ -125,9 +125,9 @@ def _stats() -> int:
 
     found = summary.summarise(_folder())
     print(summary.text(found))
-    if _OUT.value:
-        summary.plot(found, _OUT.value)
-        print(f"histograms in {_OUT.value}")
+    if _PLOT.value:
+        summary.plot(found, _PLOT.value)
+        print(f"histograms in {_PLOT.value}")
     return 0
 
 

@@ -30,7 +30,7 @@ def run(word, **flags):
 def test_digests_and_stats_need_only_the_folder(folder, tmp_path, capsys):
     assert run("verify", lookup=str(folder), digests_only=True) == 0
     assert "the lookup is sound" in capsys.readouterr().out
-    assert run("stats", lookup=str(folder), out=str(tmp_path / "s.png")) == 0
+    assert run("stats", lookup=str(folder), plot=str(tmp_path / "s.png")) == 0
     assert "6 pictures x 8 regions, 3 of 7 classes stored" in capsys.readouterr().out
     assert (tmp_path / "s.png").is_file()
 
