@@ -63,6 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.test = ml_collections.ConfigDict()
     config.test.batch_size = 128
+    config.test.adapt_k = ()  # labelled pictures of a set of data.cross; see docs/gaze.md
 
     config.fit = ml_collections.ConfigDict()
     config.fit.log_every = 100

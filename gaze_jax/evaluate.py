@@ -19,9 +19,10 @@ from core_jax.train import Params
 from gaze_jax import calibrate
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.judging import statistics
-from gaze_jax.judging.calibrated import judge_calibrated
-from gaze_jax.judging.pairs import PURE_NOISE, WHO, JudgeConfig, fit_blend, judge_pairs
+from gaze_jax.judging.calibrated import judge_adapted, judge_calibrated
+from gaze_jax.judging.pairs import fit_blend, judge_pairs
 from gaze_jax.judging.reading import batches, corrupted, refuse
+from gaze_jax.judging.settings import PURE_NOISE, WHO, JudgeConfig
 from gaze_jax.judging.statistics import Entry
 from gaze_jax.model import Model
 
@@ -184,6 +185,22 @@ def calibrated(
     rows = np.sort(np.asarray(rows, np.int64))
     predicted = predict_rows(model, params, gaze_set, rows, settings.batch_size)
     return judge_calibrated(predicted, gaze_set, rows, spreads, settings)
+
+
+def adapted(model: Model, params: Params, gaze_set: GazeSet, settings: JudgeConfig) -> list[Entry]:
+    """Errors on a whole set that was not trained on, after adaptation to it (`judge_adapted`).
+
+    Args:
+      model: what is adapted; one that says nothing of one picture has no entries.
+      params: its arrays.
+      gaze_set: the set.
+      settings: what is judged.
+    """
+    if model.predict is None or not settings.adapt_k:
+        return []
+    rows = np.arange(len(gaze_set))
+    predicted = predict_rows(model, params, gaze_set, rows, settings.batch_size)
+    return judge_adapted(predicted, gaze_set, settings)
 
 
 def held_out_spreads(

@@ -35,7 +35,8 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     tasks = [_task(one) for one in opened]
     if len(tasks) == 1:
         return tasks[0]
-    return stack(tasks, sharding.make_mesh((config.get("fit") or {}).get("mesh_shape")))
+    fit: Mapping[str, Any] = dict(config).get("fit") or {}
+    return stack(tasks, sharding.make_mesh(fit.get("mesh_shape")))
 
 
 def opened_folds(config: configs.Config) -> list[Inputs]:
@@ -196,4 +197,9 @@ def result_lines(
             }
             entries = entries_of(one, own, gaze_set, rows, one.config.test)
             lines += evaluate.result_lines(entries, gaze_set, common)
+            if not inside:
+                # Pictures of the set were seen: never in one table with sets that are judged unseen.
+                adapted = evaluate.adapted(one.model, own, gaze_set, one.config.test)
+                common |= {"protocol": "adapted"}
+                lines += evaluate.result_lines(adapted, gaze_set, common)
     return lines

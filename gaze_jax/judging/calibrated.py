@@ -1,4 +1,4 @@
-"""Judging personal calibration: any network's answers, corrected with k labelled pictures of each person and side.
+"""Judging calibration: any network's answers, corrected with k labelled pictures of each person and side, or of a whole set.
 
 The pictures that a person is calibrated with are those that `judge_pairs` refers to (`gaze_jax.splits.references`), so the
 two are compared draw by draw; or, with `points="grid"`, those nearest to a grid over the person's labels, a single draw of at
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from core_jax.data import rng
 from gaze_jax import calibrate, splits
 from gaze_jax.gaze_set import GazeSet
 from gaze_jax.judging import statistics
 from gaze_jax.judging.pair_errors import enough
-from gaze_jax.judging.pairs import JudgeConfig
+from gaze_jax.judging.settings import JudgeConfig
 from gaze_jax.judging.statistics import Entry
 
 # Beside this spread between persons nothing is shrunk: the plain mean of the residuals.
 _ANY_RAD = 1e6
+# Residuals of k pictures that are all alike still leave something to chance.
+_LEAST_RAD = 1e-3
 
 
 def judge_calibrated(
@@ -119,3 +122,49 @@ def _corrected(
         )
         answer[mine] = calibrate.apply(calibration, predicted[places[mine]])
     return answer
+
+
+def judge_adapted(
+    predicted: Float[np.ndarray, "n 2"], gaze_set: GazeSet, settings: JudgeConfig
+) -> list[Entry]:
+    """Errors on a set that was not trained on after one correction for all of its persons: adaptation to a domain.
+
+    Nothing is known of other domains that could shrink an offset: it is the plain mean, and the spread within the domain is
+    that of the k residuals. Eyes of both sides are corrected alike, in left-eye form.
+
+    Args:
+      predicted: what a network says of every picture of the set, radians.
+      gaze_set: the set.
+      settings: `adapt_k`, `draws`, `seed`.
+
+    Returns:
+      Entries of modes "adapt_offset" and, from k = 7 on, "adapt_affine". Of each draw all k are scored on the same pictures,
+      those that none of them was fitted to; a smaller k has the first of a larger one's.
+
+    Raises:
+      ValueError: the set has no more pictures than the largest k.
+    """
+    most = max(settings.adapt_k, default=0)
+    if len(gaze_set) <= most:
+        raise ValueError(
+            f"{gaze_set.name}: config.test.adapt_k={settings.adapt_k} needs more than {most} pictures, it has {len(gaze_set)}"
+        )
+    found: list[Entry] = []
+    for draw in range(settings.draws if most else 0):
+        order = rng.permutation(f"adapt:{settings.seed}:{draw}:{gaze_set.name}", len(gaze_set))
+        scored = np.sort(order[most:])
+        for kind in ("offset", "affine"):
+            for k in settings.adapt_k:
+                if k < calibrate.LEAST[kind]:
+                    continue
+                x, true = predicted[order[:k]], gaze_set.gaze[order[:k]]
+                off = np.stack([statistics.wrapped(part) for part in (true - x).T], axis=1)
+                within = np.maximum(off.std(0), _LEAST_RAD)
+                fitted = calibrate.fit(kind, x, true, between_sd=_ANY_RAD, within_sd=within)
+                errors = statistics.errors(
+                    calibrate.apply(fitted, predicted[scored]), gaze_set.gaze[scored]
+                )
+                about: Mapping[str, Any] = {"mode": f"adapt_{kind}", "k": k, "draw": draw}
+                person = gaze_set.person[scored].tolist()
+                found += statistics.entries(errors, person, gaze_set.persons, **about)
+    return found

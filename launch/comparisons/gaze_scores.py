@@ -19,6 +19,8 @@ SAME = ("dataset", "trained_on", "protocol", "selection", "preset")
 ERROR = "angular_error_deg"
 MEASURES = (ERROR, "pitch_error_deg", "yaw_error_deg")
 SINGLE, PURE_NOISE = "single", "pure_noise"
+ADAPTED = "adapted"
+"""The protocol of a set that was not trained on, but some of whose labels corrected the answers to the others."""
 MODES = (SINGLE, "calib", "diffnn", "blend")
 """The order of modes in tables; others, such as personal calibrations, come after them."""
 

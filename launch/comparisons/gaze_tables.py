@@ -6,7 +6,7 @@ from typing import Any
 
 from core_jax.train.report import Table
 from launch.comparisons import gaze_published
-from launch.comparisons.gaze_scores import PURE_NOISE, Condition, Summary, named
+from launch.comparisons.gaze_scores import ADAPTED, PURE_NOISE, Condition, Summary, named
 
 BASELINES = ("absolute", "cfe")
 """What other methods are compared with, the first that is there."""
@@ -41,7 +41,8 @@ def heading(kind: str, item: Summary) -> str:
     """The title of what shows `item` and others that may stand beside it."""
     unseen = item.trained_on != item.dataset
     protocol = f"trained on {item.trained_on}" if unseen else f"protocol {item.protocol}"
-    shown = ", rendered" if item.synthetic else ""
+    shown = ", adapted to it" if item.protocol == ADAPTED else ""
+    shown += ", rendered" if item.synthetic else ""
     selection = _ABOUT_SELECTION.get(item.selection, item.selection)
     return f"{kind}, {item.dataset} ({protocol}{shown}, {selection})"
 
@@ -156,7 +157,7 @@ def matrix(
 ) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
     """Errors across data sets: (method and condition, selection) -> trained on -> judged on -> Spread."""
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for item in (item for items in groups for item in items):
+    for item in (item for items in groups for item in items if item.protocol != ADAPTED):
         for one in item.main():
             rows = found.setdefault((named(item.label, one), item.selection), {})
             rows.setdefault(item.trained_on, {})[item.dataset] = item.spread(one)

@@ -192,9 +192,13 @@ def test_folds_side_by_side_are_the_folds_alone(tmp_path):
 def test_results_of_every_mode_and_unseen_set(finished):
     values = settings(data={"cross": ("faces_B",), "validation": 1})
     values["data"]["cross"] = ("eyes_B",)
+    values["test"]["adapt_k"] = (2,)
     lines = task.result_lines(values, params_of(finished[1]))
     assert {line["dataset"] for line in lines} == {"eyes_A", "eyes_B"}
-    assert {line["protocol"] for line in lines} == {"lopo", "cross"}
+    assert {line["protocol"] for line in lines} == {"lopo", "cross", "adapted"}
+    apart = {line["protocol"] for line in lines if line["mode"].startswith("adapt_")}
+    assert apart == {"adapted"}
+    assert {line["dataset"] for line in lines if line["protocol"] == "adapted"} == {"eyes_B"}
     own = [line for line in lines if line["protocol"] == "lopo"]
     assert {line["mode"] for line in own} == {"single", "calib", "diffnn", "blend"}
     assert all(math.isfinite(line["angular_error_deg"]) for line in lines)

@@ -11,7 +11,14 @@ import pytest
 from core_jax.train.report import Table, markdown
 from gaze_jax.gaze_set import GazeSet, InMemory
 from launch import compare, config, gather, report, results, runs, tasks
-from launch.comparisons import gaze, gaze_pictures, gaze_published, gaze_samples, gaze_scores
+from launch.comparisons import (
+    gaze,
+    gaze_pictures,
+    gaze_published,
+    gaze_samples,
+    gaze_scores,
+    gaze_tables,
+)
 
 HARD = (0.8, 1.0, 1.2)
 K9 = {"calib": 6.0, "diffnn": 5.0}
@@ -312,6 +319,11 @@ def test_domains_trained_on_several_sets_are_matrices(monkeypatch):
     ]
     # The best epoch of one of them stands in tables of its own.
     rows.append(line(trained_on="eyes_B", seed=1, run="r", error=1.0, selection="best"))
+    # So does a set that was adapted to: it was not unseen.
+    adapted = line(dataset="eyes_B", seed=1, run="r", protocol="adapted", mode="adapt_offset", k=9)
+    rows.append(adapted)
+    (item,) = gaze_scores.summarise([adapted])
+    assert gaze_tables.heading("x", item).startswith("x, eyes_B (trained on eyes_A, adapted to it,")
     groups = gaze_scores.grouped(gaze_scores.summarise(rows), ())
     drawn = []
     monkeypatch.setattr(
