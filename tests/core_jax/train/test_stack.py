@@ -131,6 +131,7 @@ def sharded():
     print("equal")
 
 
+@pytest.mark.slow
 def test_runs_cut_over_devices_are_those_on_every_device():
     env = {
         **os.environ,
