@@ -4,69 +4,26 @@ python -m launch.compare --config=configs/gaze_dfenet_gaze360.py --workdir=runs/
     --config.data.root=Gaze360 --config.dfenet.clip=CLIP_RN50
 
 --config.data.protocol=front judges the faces that look to within 90 degrees of the camera.
---methods=ablation trains the extractor alone, with each module, and with all.
 
-CLIP's RN50 is a folder with model.safetensors under OpenAI's names and tokenizer files. The extractor starts from random
-numbers; published results start from GazeTR's weights of ETH-XGaze: --config.cfe.trunk_init=gazetr
---config.cfe.weights=FILE.safetensors.
+CLIP's weights, the start of the extractor and --methods=ablation: see configs/gaze_dfenet_mpiifacegaze.py.
 """
 
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from configs import gaze_dfenet_mpiifacegaze
+
 
 def get_config() -> ml_collections.ConfigDict:
-    """All settings; what each of them means stands in gaze_jax/config.py, dfenet_config.py, cfe.py and recipe.py."""
-    config = ml_collections.ConfigDict()
-    config.task = "gaze"
-    config.model = "dfenet"  # or gazetr_hybrid, resnet18_face, resnet50_face, l2cs, mean
-    config.preset = "faithful"  # or recommended
-    config.seed = 1
-    config.dtype = "auto"
-    config.pairwise = 0.0
-
-    config.dfenet = dfenet = ml_collections.ConfigDict()
-    dfenet.ldm = True
-    dfenet.vfm = "affinity"  # or film, cross_attention, none
-    dfenet.dgr = True
-    dfenet.clip = ""  # folder of CLIP's RN50
-    dfenet.source = "rn50_map"  # or vit_patches
-    dfenet.anchors = "clip"  # or the stand-ins ordinal, random
-    dfenet.anchors_file = ""
+    """The settings of `gaze_dfenet_mpiifacegaze`, for Gaze360."""
+    config = gaze_dfenet_mpiifacegaze.get_config()
     # The published cuts are "fixed"; on so wide a range nine pairs in ten would have the last grade.
-    dfenet.cuts = "quantile"
-    dfenet.mask = "zero"  # or exclude
-
-    config.cfe = cfe = ml_collections.ConfigDict()
-    cfe.trunk_init = "scratch"  # gazetr, torchvision: from `weights`
-    cfe.weights = ""
-
-    config.recipe = recipe = ml_collections.ConfigDict()
-    recipe.lr = 1e-4
-    recipe.epochs = 80
-    recipe.batch_size = 16
-    recipe.warmup_epochs = 5.0
-    recipe.milestones = (60,)
-    recipe.factor = 0.5
-
-    config.data = data = ml_collections.ConfigDict()
+    config.dfenet.cuts = "quantile"
+    data = config.data
     data.dataset = "gazehub_gaze360"  # or gaze360
     data.root = "data/Gaze360"
-    # Options of the data set's reader; those without a value here are the reader's own choice.
-    data.options = options = ml_collections.ConfigDict()
-    options.size = placeholder(int)  # gaze360: side of the pictures
-    options.crop = placeholder(str)  # gaze360: head, face
+    del data.sign  # its reader has no such choice
+    data.options.crop = placeholder(str)  # gaze360: head, face; size: side of its pictures
     data.protocol = "official"  # or front
-    data.fold = 0
-    data.cross = ()
-    data.workers = 0
-
-    config.test = ml_collections.ConfigDict()
-    config.test.batch_size = 128
-    config.test.adapt_k = ()  # labelled pictures of a set of data.cross; see docs/gaze.md
-
-    config.fit = ml_collections.ConfigDict()
-    config.fit.log_every = 100
     config.fit.save_every = 1000
-    config.fit.eval_every = 0  # steps; the best evaluated step on the test part is then judged too
     return config

@@ -68,5 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.fit = ml_collections.ConfigDict()
     config.fit.log_every = 100
     config.fit.save_every = 2625
-    config.fit.eval_every = 0  # 2625 is an epoch; the best one on the test fold is then judged too
+    config.fit.eval_every = (
+        0  # steps (2625 is an epoch); the best one on the test part is then judged too
+    )
     return config
