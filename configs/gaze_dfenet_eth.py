@@ -27,9 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.root = "data/xgaze_224"
     del data.sign  # its reader has no such choice
     data.order = ""  # eth_xgaze, faze: yaw_pitch, where `launch.data check` says so
-    data.options.file = placeholder(
-        str
-    )  # faze: name of the .h5 file; size: side of plain's pictures
+    # faze: name of the .h5 file; `size` is of plain's pictures.
+    data.options.file = placeholder(str)
     data.protocol = "last"
     data.held_out = 10
     config.fit.save_every = 5000

@@ -68,7 +68,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.fit = ml_collections.ConfigDict()
     config.fit.log_every = 100
     config.fit.save_every = 2625
-    config.fit.eval_every = (
-        0  # steps (2625 is an epoch); the best one on the test part is then judged too
-    )
+    # Steps (2625 is an epoch); with any, the best one on the test part is judged too.
+    config.fit.eval_every = 0
     return config
