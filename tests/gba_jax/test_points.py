@@ -31,6 +31,13 @@ def _points(rng, *lead, count=40):
     return points
 
 
+def _exact(rng, *shape, count=40):
+    """(maps, points) whose samples have no rounding: small whole numbers, at 64ths of a map with sides of powers of two."""
+    maps = rng.integers(-8, 9, shape).astype(np.float32)
+    points = rng.integers(0, 65, (shape[0], count, 2)).astype(np.float32) / 64
+    return maps, points
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (6, 9)])
 def test_samples_and_their_gradient_equal_torch(rng, size):
     maps, points = rng.normal(size=(3, *size)).astype(np.float32), _points(rng, 3)
@@ -44,7 +51,7 @@ def test_samples_and_their_gradient_equal_torch(rng, size):
 
 
 def test_shared_points_are_those_of_every_map(rng):
-    maps, points = rng.normal(size=(2, 5, 6, 7)).astype(np.float32), _points(rng, 2)
+    maps, points = _exact(rng, 2, 5, 4, 8)
     got = sample(maps, points[:, None])
     assert got.shape == (2, 5, 40)
     for q in range(5):
@@ -52,11 +59,11 @@ def test_shared_points_are_those_of_every_map(rng):
 
 
 def test_half_precision_maps_are_read_in_float32(rng):
-    maps = jnp.asarray(rng.normal(size=(1, 4, 4)), jnp.bfloat16)
-    points = _points(rng, 1)
-    got = sample(maps, points)
+    maps, points = _exact(rng, 1, 4, 4)
+    got = sample(jnp.asarray(maps, jnp.bfloat16), points)
     assert got.dtype == jnp.float32
-    np.testing.assert_array_equal(got, sample(maps.astype(jnp.float32), points))
+    assert np.any(np.asarray(got) != np.asarray(got.astype(jnp.bfloat16), np.float32))
+    np.testing.assert_array_equal(got, sample(maps, points))
 
 
 @pytest.mark.parametrize("shared", [True, False])
