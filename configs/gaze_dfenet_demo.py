@@ -3,7 +3,7 @@
 python -m launch.train --config=configs/gaze_dfenet_demo.py --workdir=runs/dfenet
 python -m launch.compare --config=configs/gaze_dfenet_demo.py --workdir=runs/faces --methods=ablation --seeds=1,2,3
 
-The pictures are rendered into data/gaze on the first run (12 persons x 120 faces) and read back later. The ablation is CFE
+The pictures are rendered into data/gaze on the first run (40 persons x 60 faces) and read back later. The ablation is CFE
 alone, with each module, and with all; `--config.data.cross='("faces_B","faces_C")'` judges other domains too. The small CLIP
 does not know the words of the sentences: the anchors are the stand-in "ordinal".
 """
@@ -36,31 +36,31 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.cfe = cfe = ml_collections.ConfigDict()
     cfe.image_size = 96
-    cfe.dropout = 0.1
+    cfe.dropout = 0.0
     cfe.trunk = ml_collections.ConfigDict()
-    cfe.trunk.width = 32
+    cfe.trunk.width = 16
 
     config.face = ml_collections.ConfigDict()
     config.face.image_size = 96
     config.face.bins = "narrow"
 
     config.recipe = recipe = ml_collections.ConfigDict()
-    recipe.lr = 5e-4
-    recipe.epochs = 12
+    recipe.lr = 1e-3
+    recipe.epochs = 16
     recipe.batch_size = 32
     recipe.warmup_epochs = 1.0
-    recipe.milestones = (8, 10)
+    recipe.milestones = (12, 14)
     recipe.factor = 0.3
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "faces_A"
     data.root = "data/gaze"
-    data.persons = 12
-    data.per_person = 120
+    data.persons = 40
+    data.per_person = 60
     data.render_seed = 0
     data.protocol = "last"
     data.fold = 0
-    data.held_out = 4
+    data.held_out = 8
     data.validation = 0
     data.cross = ()
     data.workers = 0
