@@ -289,6 +289,7 @@ def test_the_demo_of_faces_trains_and_is_judged(parts, monkeypatch, tmp_path):
     monkeypatch.setattr(inputs, "open_set", lambda settings: faces)
     demo = launch_config.load("configs/gaze_dfenet_demo.py").to_dict()
     demo["recipe"]["batch_size"] = demo["test"]["batch_size"] = 4
+    demo["data"]["held_out"] = 4
     demo["steps"] = 1
     if parts == "small":
         monkeypatch.setattr(networks.dfenet, "CFE", SmallCFE)
