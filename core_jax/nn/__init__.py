@@ -2,6 +2,7 @@
 
 from core_jax.nn.batch_norm import STATS, BatchNorm
 from core_jax.nn.convnext import TAPS, ConvNeXt, ConvNeXtConfig, Tap, norm, untouched
+from core_jax.nn.convolution import convolve, larger, max_pool
 from core_jax.nn.resnet import RESNET18, RESNET50, ResNet, ResNetConfig
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "ResNet",
     "ResNetConfig",
     "Tap",
+    "convolve",
+    "larger",
+    "max_pool",
     "norm",
     "untouched",
 ]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core_jax.nn.batch_norm import BatchNorm
+from core_jax.nn.convolution import convolve, max_pool
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with variance 2 / (k k E_out), torch's `kaiming_normal_(mode="fan_out")`."""
@@ -102,8 +103,7 @@ class ResNet(nn.Module):
             )
         x = conv("conv1", c.width, 7, 2, self.dtype)(pixels.astype(self.dtype))
         x = jax.nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train))
-        # Padded with -inf, as torch pads a maximum.
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+        x = max_pool(x, 3, 2, padding=1)
         maps = {}
         for stage, depth in enumerate(c.depths):
             for i in range(depth):
@@ -124,5 +124,6 @@ def conv(name: str, width: int, size: int, stride: int, dtype) -> nn.Conv:
         use_bias=False,
         dtype=dtype,
         kernel_init=kaiming,
+        conv_general_dilated=convolve,
         name=name,
     )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core_jax.nn import BatchNorm
+from core_jax.nn import BatchNorm, convolve
 from gaze_jax.model import Codes
 from gaze_jax.networks import trunks
 
@@ -87,9 +87,7 @@ class PairConv(nn.Module):
         if len(given) == 1:
             kernel = kernel[:, :, width:] if query is None else kernel[:, :, :width]
         x = given[0] if len(given) == 1 else jnp.concatenate(given, axis=-1)
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = convolve(x, kernel, (1, 1), "SAME")
         return y if query is None else y + bias[None, None, None]
 
 
@@ -127,7 +125,9 @@ class Network(nn.Module):
         if c.use != "absolute":
             self.first = PairConv(c.channels, self.dtype)
             self.norm = BatchNorm(dtype=self.dtype)
-            self.second = nn.Conv(c.channels, (3, 3), padding="SAME", dtype=self.dtype)
+            self.second = nn.Conv(
+                c.channels, (3, 3), dtype=self.dtype, conv_general_dilated=convolve
+            )
             self.difference = Head(c.hidden, self.dtype)
         if c.use != "difference":
             self.gaze = Head(c.hidden, self.dtype)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core_jax.nn import STATS, BatchNorm
+from core_jax.nn import STATS, BatchNorm, convolve, max_pool
 from core_jax.train import Aux, Params
 from gaze_jax import augment, losses
 from gaze_jax.model import Batch, Model
@@ -61,8 +61,15 @@ class LeNet(nn.Module):
         """The units that the head's angles join; nothing differs in training."""
         del train
         for i, width in enumerate((20, 50)):
-            x = nn.Conv(width, (5, 5), padding="VALID", dtype=self.dtype, name=f"conv_{i}")(x)
-            x = trunks.max_pool(x)
+            conv = nn.Conv(
+                width,
+                (5, 5),
+                padding="VALID",
+                dtype=self.dtype,
+                conv_general_dilated=convolve,
+                name=f"conv_{i}",
+            )
+            x = max_pool(conv(x))
         x = nn.Dense(500, dtype=self.dtype, name="fc")(x.reshape(x.shape[0], -1))
         return jax.nn.relu(x)
 
@@ -95,6 +102,7 @@ class ResNet8(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=convolve,
             name=name,
         )
 

@@ -9,33 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core_jax.nn import RESNET18, BatchNorm, ResNet
+from core_jax.nn import RESNET18, BatchNorm, ResNet, convolve, larger, max_pool
 
 TRUNKS = ("diffnn", "vgg16", "resnet18")
 
 _VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-
-
-def max_pool(x: Float[Array, "B H W E"], stride: int = 2) -> Float[Array, "B h w E"]:
-    """The maximum of each 2 x 2 window; rows and columns that fill none are left out.
-
-    Written out as a maximum of four: the gradient of a window reduction takes a third of DRNet's training step on CPUs.
-    """
-    height, width = x.shape[1:3]
-    rows, columns = (
-        [slice(first, size - 1 + first, stride) for first in (0, 1)] for size in (height, width)
-    )
-    upper, lower = (larger(x[:, i, columns[0]], x[:, i, columns[1]]) for i in rows)
-    return larger(upper, lower)
-
-
-def larger(one: Array, other: Array) -> Array:
-    """The maximum; its gradient goes to the value that was chosen, to the first where both are equal.
-
-    That of `jnp.maximum` goes to the value that equals the answer. A compiler that computes the values again for it, with
-    another rounding, leaves none that does: the gradient is lost.
-    """
-    return jnp.where(one >= other, one, other)
 
 
 class PhaseConv(nn.Module):
@@ -58,8 +36,7 @@ class PhaseConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         x, kernel = windows(x), _of_windows(kernel)
         if x.shape[-1] > 4:
-            numbers = ("NHWC", "HWIO", "NHWC")
-            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+            y = convolve(x, kernel, (1, 1), "VALID")
         else:
             # Grey pictures: patches are small, and a matrix product is quicker, its gradient above all.
             count = kernel.shape[0]
@@ -110,7 +87,14 @@ class DiffNNTrunk(nn.Module):
             x = PhaseConv(5, 32, self.dtype, name=f"conv_{i}")(x)
             x = jax.nn.relu(BatchNorm(dtype=self.dtype, name=f"norm_{i}")(x, train))
             x = larger(larger(x[:, :, :, 0], x[:, :, :, 1]), larger(x[:, :, :, 2], x[:, :, :, 3]))
-        x = nn.Conv(64, (4, 4), padding="VALID", dtype=self.dtype, name="conv_2")(x)
+        x = nn.Conv(
+            64,
+            (4, 4),
+            padding="VALID",
+            dtype=self.dtype,
+            conv_general_dilated=convolve,
+            name="conv_2",
+        )(x)
         return jax.nn.relu(BatchNorm(dtype=self.dtype, name="norm_2")(x, train))
 
 
@@ -136,10 +120,11 @@ class VGG16(nn.Module):
                     padding="SAME",
                     dtype=self.dtype,
                     kernel_init=nn.initializers.he_normal(),
+                    conv_general_dilated=convolve,
                     name=f"conv_{i}_{j}",
                 )
                 x = jax.nn.relu(conv(x))
-            x = max_pool(x, stride)
+            x = max_pool(x, stride=stride)
         return x
 
 
