@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from launch import config as config_lib
-from launch import tasks
+from launch import rollcall, tasks
 
 Path = pathlib.Path
 RESULTS = "results.jsonl"
@@ -26,7 +26,7 @@ def failures() -> tuple[type[Exception], ...]:
     """Errors of a run that are no bugs and no wrong input: their message says what to do."""
     from core_jax import train as train_lib
 
-    return (train_lib.CheckpointError, train_lib.NonFiniteError)
+    return (train_lib.CheckpointError, train_lib.NonFiniteError, rollcall.JoinError)
 
 
 def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> Any:
