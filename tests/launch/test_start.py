@@ -291,6 +291,24 @@ def test_two_processes_join_compute_and_miss_each_other():
     assert "process 1 of 2 did not come to 'lonely' within 0.3 s" in done[0][0]
 
 
+@pytest.mark.multiprocess
+def test_a_real_process_that_waits_in_vain_says_for_whom():
+    port = free_port()
+    script = JOIN.replace("config.run(main)", "config.run(main, lambda: (rollcall.JoinError,))")
+    command = [sys.executable, "-c", script, f"--coordinator=127.0.0.1:{port}"]
+    done = subprocess.run(
+        [*command, "--num_processes=2", "--process_id=0", "--start_timeout=0.3"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "process 1 of 2 did not report to process 0 within 0.3 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_cache_lies_in_the_users_own_folder():
     folder = start.cache_folder("auto", {"XDG_CACHE_HOME": "/caches"})
     assert folder == pathlib.Path("/caches/clip-methods-jax/compiled")
