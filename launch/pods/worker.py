@@ -54,10 +54,11 @@ def state() -> str:
     if not _LOCK.exists():
         return "never started"
     with open(_LOCK, encoding="utf-8") as lock:
-        if not _take(lock):
-            return f"running {_read(_PID) or 'starting'}"
-    status = _read(_STATUS)
-    return f"exited {status}" if status else "lost"
+        runs = not _take(lock)
+    # The status comes first: a keeper that has noted it may still be on its way out.
+    if status := _read(_STATUS):
+        return f"exited {status}"
+    return f"running {_read(_PID)}" if runs else "lost"
 
 
 def start(command: Sequence[str]) -> int:
