@@ -123,7 +123,7 @@ def test_gpus_of_a_node_are_shared_out(changes, devices):
     assert clusters.slurm_devices({**STEP, **changes}) == devices
 
 
-def test_what_cannot_work_under_slurm_is_said_at_once(monkeypatch):
+def test_what_cannot_work_under_slurm_is_said_at_once():
     environment = {**STEP, "CUDA_VISIBLE_DEVICES": "0,1,2"}
     del environment["SLURM_LOCALID"]
     problems = clusters.slurm_problems(environment, asked=True)
@@ -136,6 +136,13 @@ def test_what_cannot_work_under_slurm_is_said_at_once(monkeypatch):
     for environment in (batch, shell):
         assert "put srun in front" in clusters.slurm_problems(environment, asked=True)[0]
         assert clusters.slurm_problems(environment, asked=False) == []
+
+
+@pytest.mark.usefixtures("in_step")
+def test_a_step_of_one_task_is_alone(monkeypatch):
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "1")
+    assert clusters.layout("auto", None, None) == clusters.Layout(found="alone")
 
 
 def test_open_mpi_is_found(monkeypatch):
