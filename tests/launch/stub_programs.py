@@ -5,6 +5,12 @@ import os
 import pathlib
 import sys
 
+TRAIN = ["python", "-m", "launch.train", "--config=configs/gaze_drnet_demo.py", "--workdir=runs/x"]
+"""A command as one types it."""
+
+NASTY = ["a b", 'say "hi"', "it's", "$HOME", "`id`", "line\nbreak", "*", "", "\\", "~", "a;b&c|d"]
+"""Arguments that a shell would change."""
+
 SOURCE = """#!{python} -SE
 import json, os, pathlib, sys
 here = pathlib.Path({folder!r})

@@ -11,11 +11,10 @@ import time
 import pytest
 
 from launch.pods import PREEMPTED_STATUS
-from tests.launch.stub_programs import RUNNING, Stubs
+from tests.launch.stub_programs import NASTY, RUNNING, TRAIN, Stubs
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
-TRAIN = ["python", "-m", "launch.train", "--config=configs/gaze_drnet_demo.py", "--workdir=runs/x"]
 STEP = ["srun", "--ntasks-per-node=8"]
 REST = ["--gpu-bind=none", "--kill-on-bad-exit=0", "--wait=120"]
 # 2 nodes x 8 GPUs, as SLURM describes them to the batch script.
@@ -59,8 +58,16 @@ def test_one_task_for_each_gpu(stubs):
     assert stubs.calls() == [[*STEP, *REST, *TRAIN, "--coordinator=auto"]]
 
 
+def test_one_task_for_all_gpus_of_a_node(stubs):
+    job = {name: JOB[name] for name in ("SLURM_JOB_ID", "SLURM_GPUS_ON_NODE")}
+    assert submit(stubs, *TRAIN, **job).returncode == 0
+    assert stubs.calls() == [
+        ["srun", "--ntasks-per-node=1", *REST, *TRAIN, "--coordinator=auto"],
+    ]
+
+
 def test_cpus_and_the_users_own_words_are_handed_on(stubs):
-    words = [*TRAIN, "--coordinator=n1:1234", "a b", 'say "hi"', "$HOME", "it's", "x\ny", ""]
+    words = [*TRAIN, "--coordinator=n1:1234", *NASTY]
     assert submit(stubs, *words, **JOB, SLURM_CPUS_PER_TASK="12").returncode == 0
     assert stubs.calls() == [[*STEP, "--cpus-per-task=12", *REST, *words]]
 
@@ -86,7 +93,7 @@ def test_other_endings_are_the_jobs(stubs, status):
     [
         ([], JOB, "no command"),
         (TRAIN, {}, "submit it with sbatch"),
-        (TRAIN, JOB | {"SLURM_NTASKS_PER_NODE": "1"}, "--ntasks-per-node=8"),
+        (TRAIN, JOB | {"SLURM_NTASKS_PER_NODE": "3"}, "--ntasks-per-node=8"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_runs(stubs, command, job, message):
