@@ -68,9 +68,12 @@ def run(runner: Runner, pod: Pod, command: Sequence[str], *, resume: bool = Fals
 
 
 def logs(runner: Runner, pod: Pod, lines: int, *, follow: bool) -> None:
-    """Show the last lines of every worker's log, and what comes until the job ends."""
+    """Show the last lines of every worker's log, and what comes until the job ends or Ctrl-C."""
     words = ["logs", str(lines), *(["follow"] if follow else [])]
-    runner.call(gcloud.ssh(pod, remote.worker(*words)))
+    try:
+        runner.call(gcloud.ssh(pod, remote.worker(*words)))
+    except KeyboardInterrupt:
+        runner.tell("the job goes on; `stop` ends it")
 
 
 def resume(runner: Runner, pod: Pod, command: Sequence[str], source: Source | None) -> None:

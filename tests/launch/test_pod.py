@@ -297,6 +297,15 @@ def test_a_failure_shows_what_gcloud_said(stubs, capfd):
     assert "ERROR: quota of TPUs exceeded" in capfd.readouterr().err
 
 
+def test_ctrl_c_ends_the_logs_and_not_the_job(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    session.logs(real(), gcloud.Pod(**TPU), 5, follow=True)
+    assert "the job goes on" in capsys.readouterr().err
+
+
 def test_a_missing_program_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="Install it \\(the Google Cloud CLI"):
