@@ -13,19 +13,22 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from core_jax.data import files
-from launch import clusters, config, doctor_checks, rollcall, start
+from launch import clusters, config, doctor_checks, doctor_packages, rollcall, start
 
 _CONFIG = config.define()
 _WORKDIR = flags.DEFINE_string("workdir", ".", "folder that a run is to write to")
 _JSON = flags.DEFINE_string("json", None, "also write everything to this file")
 
 PROBLEM_STATUS = 1
+_DEVICES_TIMEOUT_S = 180
 _TASK_SETTINGS = {"fdbpl": "fdbpl_jax", "gba": "gba_jax", "gaze": "gaze_jax"}
 
 
@@ -41,13 +44,13 @@ def main(argv: Sequence[str]) -> int:
 
 def examine() -> dict[str, Any]:
     """All facts by section, and "problems", a list of lines."""
-    requirements = doctor_checks.declared()
-    packages, problems = doctor_checks.packages(requirements)
+    requirements = doctor_packages.declared()
+    packages, problems = doctor_packages.packages(requirements)
     variables, more = doctor_checks.variables(os.environ)
     problems += more
     layout, more = _layout()
     problems += more
-    devices, more = _devices()
+    devices, more = _devices(layout["joined"])
     problems += more
     folder = start.cache_folder(flags.FLAGS.compile_cache, os.environ)
     if folder is None and flags.FLAGS.compile_cache != "off":
@@ -65,7 +68,7 @@ def examine() -> dict[str, Any]:
         "processes": layout,
         "cache": cache,
         "disk": disk,
-        "extras": doctor_checks.extras(requirements),
+        "extras": doctor_packages.extras(requirements),
         "variables": variables,
         "hub": doctor_checks.hub(os.environ),
         "problems": problems,
@@ -83,31 +86,34 @@ def _layout() -> tuple[dict[str, Any], list[str]]:
     return {**dataclasses.asdict(layout), "joined": told and layout.processes > 1}, []
 
 
-def _devices() -> tuple[dict[str, Any], list[str]]:
-    import jax
-
+def _devices(joined: bool) -> tuple[dict[str, Any], list[str]]:
+    """The devices, asked for in a process of its own: XLA ends the one that asks when a flag or a driver is wrong."""
+    if joined:
+        facts = doctor_checks.devices()
+    else:
+        code = "import json; from launch import doctor_checks; print(json.dumps(doctor_checks.devices()))"
+        folder = str(pathlib.Path(__file__).parents[1])
+        path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                timeout=_DEVICES_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return {}, [
+                f"JAX did not find its devices within {_DEVICES_TIMEOUT_S} s: look for another process that holds them, "
+                "and on a TPU pod start on every worker"
+            ]
+        if done.returncode:
+            return {}, [doctor_checks.no_devices(done.stderr, os.environ)]
+        facts = json.loads(done.stdout.splitlines()[-1])
     present = doctor_checks.accelerators()
-    try:
-        local = jax.local_devices()
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        return {"accelerators": present}, [
-            f"JAX finds no device ({first}): look at JAX_PLATFORMS={platforms}, the driver and the extras cuda12, cuda13, tpu"
-        ]
-    listed = []
-    for device in local:
-        stats = device.memory_stats() or {}
-        memory = {name: stats[name] for name in ("bytes_limit", "bytes_in_use") if name in stats}
-        listed.append({"id": device.id, "kind": device.device_kind, **memory})
-    backend = jax.default_backend()
-    facts = {
-        "backend": backend,
-        "total": jax.device_count(),
-        "here": listed,
-        "accelerators": present,
-    }
-    return facts, doctor_checks.unused(backend, present, os.environ)
+    unused = doctor_checks.unused(facts["backend"], present, os.environ)
+    return {**facts, "accelerators": present}, unused
 
 
 def _configuration(values: Any, devices: int, processes: int) -> list[str]:

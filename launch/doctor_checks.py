@@ -9,25 +9,11 @@ import pathlib
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 Path = pathlib.Path
 Facts = dict[str, Any]
 Checked = tuple[Facts, list[str]]
-
-DISTRIBUTION = "clip-methods-jax"
-EXTRAS = {
-    "coco": "mask AP of instance segmentation",
-    "gaze": "MPIIFaceGaze, ETH-XGaze and FAZE files; videos, cameras and OpenCV's calibration files",
-    "gaze-face": "finds faces in pictures, videos and cameras",
-    "test": "the test suite",
-    "lint": "make lint",
-    "cuda12": "NVIDIA GPUs, CUDA 12",
-    "cuda13": "NVIDIA GPUs, CUDA 13",
-    "tpu": "TPUs",
-}
-"""What each extra of setup.py is for."""
 
 # Shown by name and value. Tokens and proxies may hold secrets: of proxies the name alone is shown, of tokens nothing.
 _TELLING = (
@@ -42,95 +28,7 @@ _TELLING = (
         "LD_PRELOAD",
     ),
 )
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy"),
-    *("ml_collections", "safetensors", "tokenizers", "libtpu"),
-)
 _LEAST_FREE_BYTES = 2 * 2**30
-
-
-def installed(name: str) -> str | None:
-    """The version of an installed distribution; None without it."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def declared() -> list[str] | None:
-    """The requirements of this project, extras included; None where it is not installed."""
-    try:
-        return metadata.requires(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def packages(
-    requirements: Sequence[str] | None, version: Callable[[str], str | None] = installed
-) -> Checked:
-    """Versions, and what is missing or too old for this project."""
-    facts: Facts = {name: version(name) for name in _PACKAGES}
-    if requirements is None:
-        return facts, [
-            f"{DISTRIBUTION} is not installed, so its requirements cannot be checked: pip install -e . in its folder"
-        ]
-    wanted = [text for text, extra in _parsed(requirements) if extra is None]
-    problems = []
-    if unknown := sorted(set(EXTRAS) - {extra for _, extra in _parsed(requirements)}):
-        problems.append(
-            f"the installed {DISTRIBUTION} is older than this source tree and knows nothing of the extras "
-            f"{', '.join(unknown)}: pip install -e . again in its folder"
-        )
-    return facts, problems + [
-        f"{text.split(';')[0].strip()}: {_state(text, version)}: pip install '{text.split(';')[0].strip()}'"
-        for text in wanted
-        if not _is_met(text, version)
-    ]
-
-
-def extras(
-    requirements: Sequence[str] | None, version: Callable[[str], str | None] = installed
-) -> Facts:
-    """For each extra: what it is for, whether it is here, and what it lacks."""
-    found: Facts = {}
-    for name, purpose in EXTRAS.items():
-        own = [text for text, extra in _parsed(requirements or ()) if extra == name]
-        lacks = [text.split(";")[0].strip() for text in own if not _is_met(text, version)]
-        found[name] = {"purpose": purpose, "present": bool(own) and not lacks, "lacks": lacks}
-    return found
-
-
-def _parsed(requirements: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Requirements with the extra that they belong to; those of other systems and Pythons are left out."""
-    from packaging import requirements as parsing
-
-    found = []
-    for text in requirements:
-        marker = parsing.Requirement(text).marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            found.append((text, None))
-        else:
-            found += [(text, name) for name in EXTRAS if marker.evaluate({"extra": name})]
-    return found
-
-
-def _is_met(text: str, version: Callable[[str], str | None]) -> bool:
-    from packaging import requirements as parsing
-
-    wanted = parsing.Requirement(text)
-    here = version(wanted.name)
-    if here is None or not wanted.specifier.contains(here, prereleases=True):
-        return False
-    # jax[cuda12] is jax and a plugin; the plugin is what may be missing.
-    plugins = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin", "tpu": "libtpu"}
-    return all(version(plugins[extra]) for extra in wanted.extras if extra in plugins)
-
-
-def _state(text: str, version: Callable[[str], str | None]) -> str:
-    from packaging import requirements as parsing
-
-    here = version(parsing.Requirement(text).name)
-    return "not installed" if here is None else f"{here} is installed"
 
 
 def variables(environment: Mapping[str, str]) -> Checked:
@@ -195,6 +93,30 @@ def unused(backend: str, present: Sequence[str], environment: Mapping[str, str])
             "a TPU belongs to one process at a time"
         )
     return problems
+
+
+def devices() -> Facts:
+    """The devices of this process and their memory in bytes, where the device tells. Starts JAX's backend."""
+    import jax
+
+    here = []
+    for device in jax.local_devices():
+        stats = device.memory_stats() or {}
+        memory = {name: stats[name] for name in ("bytes_limit", "bytes_in_use") if name in stats}
+        here.append({"id": device.id, "kind": device.device_kind, **memory})
+    return {"backend": jax.default_backend(), "total": jax.device_count(), "here": here}
+
+
+def no_devices(stderr: str, environment: Mapping[str, str]) -> str:
+    """The problem of a process that asked JAX for its devices and failed, from what it printed."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no message"]
+    telling = [line for line in lines if "Unknown flag" in line or line.startswith("RuntimeError")]
+    names = ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES")
+    given = ", ".join(f"{name}={environment[name]}" for name in names if environment.get(name))
+    return (
+        f"JAX cannot start its devices ({(telling or lines)[-1]}): look at {given or 'the driver'}, "
+        "and at the extras cuda12, cuda13 and tpu"
+    )
 
 
 def host_memory(path: str | Path = "/proc/meminfo") -> Facts:
