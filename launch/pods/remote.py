@@ -60,7 +60,8 @@ def pack(folder: str, archive: str) -> list[str]:
       archive: file to write.
     """
     at_the_top = (".git", ".venv", "runs", "data", "lookups", "report", "build", "dist")
-    leave_out = [*(f"./{name}" for name in at_the_top), "__pycache__", "*.egg-info"]
+    anywhere = ("__pycache__", "*.egg-info", ".*_cache")
+    leave_out = [*(f"./{name}" for name in at_the_top), *anywhere]
     excludes = [f"--exclude={pattern}" for pattern in leave_out]
     return ["tar", "-czf", archive, *excludes, "-C", folder, "."]
 

@@ -39,7 +39,7 @@ def tree(tmp_path) -> pathlib.Path:
     tree = tmp_path / "my tree"
     kept = ("setup.py", "launch/train.py", "core_jax/data/files.py", "docs/data/x.md")
     left = ("runs/x/big", ".git/HEAD", ".venv/bin/python", "data/x", "launch/__pycache__/a.pyc")
-    for name in (*kept, *left, "clip.egg-info/PKG-INFO"):
+    for name in (*kept, *left, "clip.egg-info/PKG-INFO", ".ruff_cache/x"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
     return tree
@@ -188,6 +188,26 @@ def test_the_install_script_calls_what_it_should(stubs, tmp_path):
         ],
         ["python", "-c", "import jax; print(jax.__version__)"],
     ]
+
+
+@pytest.mark.parametrize(("mounted", "installed"), [(0, True), (1, True), (1, False)])
+def test_the_mount_script_does_what_is_left_to_do(stubs, tmp_path, mounted, installed):
+    stubs.add("mountpoint", "curl", "sudo", "lsb_release", *(["gcsfuse"] * installed))
+    stubs.answer("mountpoint", ("", "", mounted))
+    done = subprocess.run(
+        ["bash", "-c", remote.mount("my-bucket")],
+        cwd=tmp_path,
+        env=stubs.environment(),
+        check=False,
+        capture_output=True,
+    )
+    names = [call[0] for call in stubs.calls()]
+    mount = ["gcsfuse", "--implicit-dirs", "my-bucket", "clip-methods-jax/runs"]
+    assert (mount in stubs.calls()) == (mounted != 0 and installed)
+    assert ("curl" in names) == (not installed)
+    assert (["sudo", "apt-get", "-qq", "install", "gcsfuse"] in stubs.calls()) == (not installed)
+    # The stub of apt-get brings no gcsfuse: the script ends with bash's status for that.
+    assert done.returncode == (0 if installed else 127)
 
 
 def test_the_clone_script_reaches_a_commit_twice(tmp_path):
