@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from absl import flags
@@ -67,9 +67,18 @@ def main(words: Sequence[str]) -> int:
     Raises:
       ConfigError: there is no module to start, or not enough GPUs.
     """
+
+    def make(resume: bool) -> list[Command]:
+        return commands(
+            words,
+            processes=_PROCESSES.value,
+            devices_each=_DEVICES_EACH.value,
+            port=free_port(),
+            resume=resume,
+        )
+
     if _DRY_RUN.value:
-        for command in _commands(words, resume=False):
-            print(command.shell())
+        print("\n".join(command.shell() for command in make(False)))
         return 0
     told = threading.Event()
     before = {
@@ -77,27 +86,37 @@ def main(words: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        for start in range(1 + _RETRIES.value):
-            status = run(_commands(words, resume=start > 0), told=told, grace_s=_GRACE.value)
-            if status != PREEMPTED or told.is_set() or start == _RETRIES.value:
-                return status
-            _say(
-                f"preempted (status {PREEMPTED}); start {start + 2} of at most {1 + _RETRIES.value}"
-            )
+        return supervise(make, retries=_RETRIES.value, told=told, grace_s=_GRACE.value)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return PREEMPTED
 
 
-def _commands(words: Sequence[str], *, resume: bool) -> list[Command]:
-    return commands(
-        words,
-        processes=_PROCESSES.value,
-        devices_each=_DEVICES_EACH.value,
-        port=free_port(),
-        resume=resume,
-    )
+def supervise(
+    make: Callable[[bool], Sequence[Command]],
+    *,
+    retries: int,
+    told: threading.Event,
+    grace_s: float,
+) -> int:
+    """Run a job, and again as long as it is preempted.
+
+    Args:
+      make: the commands; called with whether they go on from an earlier start.
+      retries: further starts at most.
+      told: set by a signal to this process, after which nothing is started again.
+      grace_s: see `run`.
+
+    Returns:
+      The exit status of the last start.
+    """
+    status = run(make(False), told=told, grace_s=grace_s)
+    for start in range(retries):
+        if status != PREEMPTED or told.is_set():
+            break
+        _say(f"preempted (status {PREEMPTED}); start {start + 2} of at most {1 + retries}")
+        status = run(make(True), told=told, grace_s=grace_s)
+    return status
 
 
 def commands(
@@ -128,8 +147,7 @@ def commands(
             "python -m launch.local_multiprocess --processes=2 -- launch.train --config=... --workdir=..."
         )
     ends = ["--resume"] if resume and words[0] not in _GO_ON_UNTOLD else []
-    if "--resume" in words:
-        ends = []
+    ends = [] if "--resume" in words else ends
     shares = _shares(processes, devices_each, environment)
     return [
         Command(
@@ -239,10 +257,9 @@ def _watch(
             _say(f"told to stop: SIGTERM to all, SIGKILL in {grace_s:g} s")
             deadline = min(deadline, time.monotonic() + grace_s)
             _terminate(running)
-        if time.monotonic() > deadline:
-            left = [number for number in range(len(running)) if number not in ended]
-            if left:
-                _say(f"processes {left} did not leave in time: SIGKILL")
+        if time.monotonic() > deadline and len(ended) < len(running):
+            left = sorted(set(range(len(running))) - ended)
+            _say(f"processes {left} did not leave in time: SIGKILL")
             for number in left:
                 _signal_group(running[number], signal.SIGKILL)
             deadline = float("inf")
@@ -277,12 +294,10 @@ def _say(text: str) -> None:
     print(f"launch.local_multiprocess: {text}", file=sys.stderr, flush=True)
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
     """Own words and those after the first `--`."""
-    if "--" not in argv:
-        return list(argv), []
-    at = list(argv).index("--")
-    return list(argv[:at]), list(argv[at + 1 :])
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
 
 
 if __name__ == "__main__":

@@ -148,10 +148,13 @@ def test_who_ignores_the_word_is_killed(stub, capfd):
 @pytest.mark.parametrize(("times", "status", "starts"), [(1, 0, 2), (9, 75, 3)])
 def test_preempted_processes_are_started_again(stub, times, status, starts):
     given = words(stub, "preempted", times=times)
-    done = subprocess.run(
-        launcher("--processes=2", "--retries=2", given=given), capture_output=True, check=False
+    ended = local_multiprocess.supervise(
+        lambda resume: commands(given, resume=resume),
+        retries=2,
+        told=threading.Event(),
+        grace_s=5,
     )
-    assert done.returncode == status, done.stderr
+    assert ended == status
     notes = [(stub / "notes" / f"1-{i}").read_text() for i in range(starts)]
     assert not (stub / "notes" / f"1-{starts}").exists()
     assert ["--resume" in note for note in notes] == [False] + [True] * (starts - 1)
