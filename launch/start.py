@@ -55,9 +55,9 @@ def start() -> clusters.Layout:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if layout.processes > 1:
         print(describe(layout), file=sys.stderr, flush=True)
-    elif logging.level_info():
-        # Shown with --verbosity=0; nothing to learn for those who are alone.
-        logging.info("%s", describe(layout))
+    elif logging.level_debug():
+        # Shown with --verbosity=1: nothing to learn for those who are alone, and asking starts the devices.
+        logging.debug("%s", describe(layout))
     return layout
 
 
