@@ -63,6 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.held_out = 8
     data.validation = 0
     data.cross = ()
+    data.resident = "auto"
     data.workers = 0
 
     config.test = ml_collections.ConfigDict()

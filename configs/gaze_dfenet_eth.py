@@ -18,18 +18,21 @@ from configs import gaze_dfenet_mpiifacegaze
 def get_config() -> ml_collections.ConfigDict:
     """The settings of `gaze_dfenet_mpiifacegaze`, for ETH-XGaze."""
     config = gaze_dfenet_mpiifacegaze.get_config()
-    # The published cuts are "fixed"; on so wide a range nine pairs in ten would have the last grade.
-    config.dfenet.cuts = "quantile"
-    config.recipe.epochs = 50
-    config.recipe.milestones = (10, 20, 30, 40)
-    data = config.data
-    data.dataset = "eth_xgaze"  # or gazehub_eth, faze, plain
-    data.root = "data/xgaze_224"
-    del data.sign  # its reader has no such choice
-    data.order = ""  # eth_xgaze, faze: yaw_pitch, where `launch.data check` says so
-    # faze: name of the .h5 file; `size` is of plain's pictures.
-    data.options.file = placeholder(str)
-    data.protocol = "last"
-    data.held_out = 10
-    config.fit.save_every = 5000
+    config.update(
+        {
+            # The published cuts are "fixed"; on so wide a range nine pairs in ten would have the last grade.
+            "dfenet": {"cuts": "quantile"},
+            "recipe": {"epochs": 50, "milestones": (10, 20, 30, 40)},
+            "data": {
+                "dataset": "eth_xgaze",  # or gazehub_eth, faze, plain
+                "root": "data/xgaze_224",
+                "order": "",  # eth_xgaze, faze: yaw_pitch, where `launch.data check` says so
+                # faze: name of the .h5 file; size: side of plain's pictures.
+                "options": {"file": placeholder(str)},
+                "protocol": "last",
+                "held_out": 10,
+            },
+            "fit": {"save_every": 5000},
+        }
+    )
     return config

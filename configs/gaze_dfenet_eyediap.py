@@ -17,11 +17,15 @@ from configs import gaze_dfenet_mpiifacegaze
 def get_config() -> ml_collections.ConfigDict:
     """The settings of `gaze_dfenet_mpiifacegaze`, for EyeDiap."""
     config = gaze_dfenet_mpiifacegaze.get_config()
-    data = config.data
-    data.dataset = "gazehub_eyediap"
-    data.root = "data/EyeDiap"
-    del data.sign, data.options  # its reader has no such choices
-    data.protocol = "clusters"
-    data.clusters = 4
-    config.fit.save_every = 1000
+    config.update(
+        {
+            "data": {
+                "dataset": "gazehub_eyediap",
+                "root": "data/EyeDiap",
+                "protocol": "clusters",
+                "clusters": 4,
+            },
+            "fit": {"save_every": 1000},
+        }
+    )
     return config

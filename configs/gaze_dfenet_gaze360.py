@@ -17,13 +17,18 @@ from configs import gaze_dfenet_mpiifacegaze
 def get_config() -> ml_collections.ConfigDict:
     """The settings of `gaze_dfenet_mpiifacegaze`, for Gaze360."""
     config = gaze_dfenet_mpiifacegaze.get_config()
-    # The published cuts are "fixed"; on so wide a range nine pairs in ten would have the last grade.
-    config.dfenet.cuts = "quantile"
-    data = config.data
-    data.dataset = "gazehub_gaze360"  # or gaze360
-    data.root = "data/Gaze360"
-    del data.sign  # its reader has no such choice
-    data.options.crop = placeholder(str)  # gaze360: head, face; size: side of its pictures
-    data.protocol = "official"  # or front
-    config.fit.save_every = 1000
+    config.update(
+        {
+            # The published cuts are "fixed"; on so wide a range nine pairs in ten would have the last grade.
+            "dfenet": {"cuts": "quantile"},
+            "data": {
+                "dataset": "gazehub_gaze360",  # or gaze360
+                "root": "data/Gaze360",
+                # gaze360: head, face; size: side of its pictures.
+                "options": {"crop": placeholder(str)},
+                "protocol": "official",  # or front
+            },
+            "fit": {"save_every": 1000},
+        }
+    )
     return config

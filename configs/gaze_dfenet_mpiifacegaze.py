@@ -59,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.protocol = "lopo"
     data.fold = 0
     data.cross = ()
+    data.resident = "auto"
     data.workers = 0
 
     config.test = ml_collections.ConfigDict()

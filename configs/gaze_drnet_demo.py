@@ -47,6 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.validation = 2
     data.self_pair = placeholder(float)  # the preset's own
     data.cross = ()
+    data.resident = "auto"
     data.workers = 0
 
     config.test = test = ml_collections.ConfigDict()
@@ -54,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     test.k = (1, 3, 5, 9)
     test.draws = 20
     test.points = "random"  # to calibrate with; or grid, over the range of a person's labels
+    test.adapt_k = ()  # labelled pictures of a set of data.cross; see docs/gaze.md
     test.queries = 0
     # Noise: e.g. --config.test.corruptions='("gaussian_noise","pure_noise")' --config.test.queries=50
     test.corruptions = ()

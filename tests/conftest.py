@@ -18,8 +18,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # hold in processes that tests start as well: a resumed run equals another bit for bit only when both compile alike.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The older way of writing fused loops compiles faster: a quarter to a third less in all. XLA ends the process at a flag
-# that it does not know, so only versions that are known to have this one get it.
-if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.12.")):
+# that it does not know, so only the version that is known to have this one gets it.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_use_fusion_emitters" not in _FLAGS:
         os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false".strip()
