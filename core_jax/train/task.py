@@ -65,10 +65,14 @@ class Task:
         trainable path must be covered, every pattern must decide something; frozen arrays and
         statistics without a rule are replicated.
       total_steps: number of updates.
+      key: seed -> what the keys of all steps are folded from: one key, or a vector of them, one for
+        each run of a stack, of which the loss then gets as many.
       batch_ids: batch entries that name the samples; printed when the loss is not finite. They may
         be strings, which stay on the host.
       selected: names of results, the lower the better. The checkpoint of the step at which each was
         lowest is kept beside the newest ones.
+      elastic: the batch of a step holds the same samples whatever the number of processes and data
+        workers, so that a run may go on with other numbers of them.
       pins: digests of everything the run depends on; stored in every checkpoint and compared when
         it is restored.
     """
@@ -80,6 +84,8 @@ class Task:
     optimizer: Callable[[], optax.GradientTransformation]
     sharding_rules: Rules
     total_steps: int
+    key: Callable[[int], PRNGKeyArray] = jax.random.key
     batch_ids: tuple[str, ...] = ()
     selected: tuple[str, ...] = ()
+    elastic: bool = False
     pins: Mapping[str, str] = dataclasses.field(default_factory=dict)
