@@ -234,10 +234,15 @@ class Progress:
         text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
         if self._bar is not None and not evaluation:
             self._bar.set_postfix_str(text, refresh=False)
-        elif self._bar is not None:
-            self._bar.write(f"step {step}/{self._total} {text}", file=sys.stderr)
+        else:
+            self.say(f"step {step}/{self._total} {text}")
+
+    def say(self, text: str) -> None:
+        """Show a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
         elif self._shown:
-            print(f"step {step}/{self._total} {text}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar on the screen."""
@@ -273,6 +278,10 @@ class Log:
         """Write the values everywhere."""
         for writer in self._writers:
             writer.write(step, values)
+
+    def say(self, text: str) -> None:
+        """Show a line that belongs into no file."""
+        self._progress.say(text)
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is on record; the same answer on every process."""
