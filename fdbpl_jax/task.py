@@ -43,6 +43,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
         sharding_rules=(("trainable/.*", PartitionSpec()),) if trained else (),
         total_steps=inputs.config.epochs * steps_per_epoch(inputs) if trained else 0,
         batch_ids=("row", "region"),
+        elastic=True,
         pins=inputs.pins,
     )
 

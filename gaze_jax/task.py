@@ -71,6 +71,7 @@ def _task(opened: Inputs) -> Task:
         total_steps=opened.total_steps,
         batch_ids=("index",),
         selected=(_selected(opened),),
+        elastic=True,
         pins=opened.pins,
     )
 

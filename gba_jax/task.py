@@ -48,6 +48,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
         sharding_rules=(("trainable/.*", PartitionSpec()),) if settings.trained else (),
         total_steps=settings.steps if settings.trained else 0,
         batch_ids=("image_id",),
+        elastic=True,
         pins=opened.pins,
     )
 

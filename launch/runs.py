@@ -42,7 +42,9 @@ def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> 
 
     values = config.to_dict()
     given: dict[str, Any] = dict(values.get("fit", {}))
-    known = {field.name for field in dataclasses.fields(train.FitOptions)} - {"seed", "progress"}
+    known = {field.name for field in dataclasses.fields(train.FitOptions)}
+    # Not of the recipe: the seed is the run's own key, the others belong to one start of it.
+    known -= {"seed", "progress", "profile"}
     unknown = sorted(set(given) - known)
     if unknown:
         listed = ", ".join(f"config.fit.{name}={given[name]}" for name in unknown)
@@ -63,8 +65,16 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    profile: tuple[int, int] | None = None,
 ) -> Any:
     """Train what a configuration describes, from the start or from the newest checkpoint.
+
+    Args:
+      config: the experiment.
+      workdir: of the run.
+      resume: go on from the newest checkpoint.
+      progress: show progress.
+      profile: first and last step of a trace in `workdir`/profile.
 
     Returns:
       The task, a core_jax.train.Task, with all it has opened; `evaluate` can go on with it.
@@ -73,13 +83,15 @@ def train(
       ValueError: the configuration or its inputs cannot be used, or `workdir` holds something else.
     """
     from core_jax import train as train_lib
+    from core_jax.train import trace
 
-    options = fit_options(config, progress=progress)
+    options = dataclasses.replace(fit_options(config, progress=progress), profile=profile)
     task = tasks.build(config)
     values = config_lib.to_json(config)
     if task.total_steps:
         train_lib.fit(task, options, workdir=workdir, config_json=values, resume=resume)
     else:
+        trace.check(profile, 0)
         _claim_untrained(Path(workdir), values, resume)
     return task
 

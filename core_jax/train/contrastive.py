@@ -72,6 +72,7 @@ def build(config: ml_collections.ConfigDict) -> Task:
         sharding_rules=((r".*", jax.sharding.PartitionSpec()),),
         total_steps=settings.steps,
         batch_ids=("index",),
+        elastic=True,
     )
 
 

@@ -146,9 +146,8 @@ def fit(
             clock.lap("data_wait")
             # All steps call this one program; that of `step_fn` itself would be compiled at its first call.
             step_fn = ahead.compile_step(step_fn, state, frozen, first[0], key)
-            clock.lap("compile")
+            told.append(ahead.describe(ahead.memory(step_fn), clock.lap("compile")))
             batches = itertools.chain([first], feed)
-            told.append(ahead.describe(ahead.memory(step_fn), clock.seconds["compile"]))
         writers.claim(workdir, config)
         if checkpoints is None:
             checkpoints = stack.enter_context(contextlib.closing(open_checkpoints()))

@@ -119,11 +119,12 @@ class Clock:
         self.seconds: dict[str, float] = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
 
-    def lap(self, part: str) -> None:
-        """Book the time since the previous lap on `part`."""
+    def lap(self, part: str) -> float:
+        """Book the seconds since the previous lap on `part`, and return them."""
         now = time.perf_counter()
-        self.seconds[part] += now - self._last
-        self._last = now
+        passed, self._last = now - self._last, now
+        self.seconds[part] += passed
+        return passed
 
     @property
     def training(self) -> float:

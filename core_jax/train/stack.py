@@ -59,6 +59,7 @@ def stack(tasks: Sequence[Task], mesh: Mesh | None = None) -> Task:
         total_steps=steps[0],
         batch_ids=first.batch_ids,
         selected=tuple(f"{i}/{name}" for i, task in enumerate(tasks) for name in task.selected),
+        elastic=all(task.elastic for task in tasks),
         pins=_pins(tasks),
     )
 

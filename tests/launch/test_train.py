@@ -65,6 +65,9 @@ def test_a_run_is_trained_evaluated_and_then_protected(file, tmp_path):
         (["--config.epochs=ten"], "config.epochs=ten: expected an integer such as 2"),
         (["--config.task=segment"], "config.task=segment: expected one of contrastive, fdbpl"),
         (["--process_id=3"], "--coordinator, --num_processes missing"),
+        (["--profile=15:10"], "--profile=15:10: expected FIRST:LAST, two steps with 1 <= FIRST"),
+        (["--profile=10"], "--profile=10: expected FIRST:LAST"),
+        (["--profile=1:2", "--eval_only"], "--profile=1:2 traces steps of a training, and"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(file, tmp_path, arguments, message):
@@ -73,6 +76,18 @@ def test_what_cannot_be_done_is_said_in_one_line(file, tmp_path, arguments, mess
     assert done.stderr.startswith(f"launch.train: {message}")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_belongs_to_a_start_and_not_to_the_run(base, tmp_path):
+    config = config_lib.override(base, {"method": "coop"})
+    with pytest.raises(ValueError, match="profile=3:9: the run has 4 steps"):
+        runs.train(config, tmp_path, progress=False, profile=(3, 9))
+    runs.train(config, tmp_path, progress=False, profile=(3, 4))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "profile" not in (tmp_path / "config.json").read_text()
+    untrained = config_lib.override(base, {"method": "zeroshot"})
+    with pytest.raises(ValueError, match="the run has 0 steps"):
+        runs.train(untrained, tmp_path / "untrained", progress=False, profile=(1, 2))
 
 
 def test_evaluating_again_adds_equal_lines(comparison, tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from core_jax.train import checkpoint, step, writers
 from tests.core_jax.train import toy
 
 STEPS = 21
+TIMES = ("seconds", "steps_", "data_wait_share")
 
 
 def options(**changes):
@@ -38,12 +40,13 @@ def files_below(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def history(folder):
     """metrics.jsonl without its times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("sec", "steps_"))} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines(folder)]
 
 
 def assert_same(one, other):
@@ -73,6 +76,9 @@ def test_what_a_run_leaves_behind(straight):
     for part in ("compile", "data_wait", "step", "evaluation", "saving"):
         assert timing["seconds"][part] > 0
     assert list((folder / "tensorboard").iterdir())
+    shares = [line["data_wait_share"] for line in lines(folder) if "loss" in line]
+    assert len(shares) == 6
+    assert all(0 <= share <= 1 for share in shares)
 
 
 def test_a_run_told_to_leave_saves_and_goes_on_bit_for_bit(straight, tmp_path):
@@ -97,6 +103,19 @@ def test_a_run_told_to_leave_saves_and_goes_on_bit_for_bit(straight, tmp_path):
     assert timing["restarts"] == 1
 
 
+def test_elastic_data_go_on_with_other_workers_bit_for_bit(straight, tmp_path):
+    # Here workers are only a number in the checkpoint, as processes are: the position is found anew from the step.
+    run = {"workdir": tmp_path / "run", "config_json": {"lr": 0.05}}
+    train.fit(task(11), options(), **run)
+    with pytest.raises(train.CheckpointError, match="data workers: 0 there, 2 now") as caught:
+        train.fit(task(), options(workers=2), resume=True, **run)
+    assert "depends on the number of processes and data workers" in str(caught.value)
+    state = train.fit(task(elastic=True), options(workers=2), resume=True, **run)
+    assert_same(state, straight[0])
+    # What it saved itself is read as ever.
+    assert_same(train.fit(task(), options(workers=2), resume=True, **run), state)
+
+
 def test_resuming_a_finished_run_changes_nothing(straight):
     state, folder = straight
     lines = history(folder)
@@ -114,8 +133,7 @@ def test_an_evaluation_lost_to_a_kill_is_made_up_for(straight):
     path.write_text("".join(lines[:-1]))
     train.fit(task(), options(eval_every=7), workdir=folder, config_json={"lr": 0.05}, resume=True)
     assert history(folder) == [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("sec", "steps_"))}
-        for line in lines
+        {k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in lines
     ]
 
 
@@ -348,9 +366,30 @@ def test_restore_makes_random_frozen_arrays_from_the_seed_of_the_run(tmp_path):
     np.testing.assert_array_equal(restored.frozen["scale"], expected)
 
 
-def test_a_profile_of_some_steps(tmp_path):
-    train.fit(task(4), options(profile=(2, 3)), workdir=tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+def traced(folder):
+    """Numbers of the steps in the one trace of a work directory."""
+    (file,) = (folder / "profile").rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    return sorted(dict(event.stats)["step_num"] for event in events if event.name == "train")
+
+
+def test_a_profile_of_some_steps(tmp_path, capfd):
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"profile=2:5: the run has 4 steps; expected FIRST:LAST"):
+        train.fit(task(4), options(profile=(2, 5)), workdir=run)
+    assert not run.exists()
+    train.fit(task(4), options(profile=(2, 3)), workdir=run)
+    assert traced(run) == [2, 3]
+    # A run that goes on traces what is left.
+    shutil.rmtree(run / "profile")
+    train.fit(task(9), options(profile=(3, 6), progress=True), workdir=run, resume=True)
+    assert traced(run) == [5, 6]
+    assert "goes on after step 4, so steps 5 to 6 are traced" in capfd.readouterr().err
+    shutil.rmtree(run / "profile")
+    train.fit(task(11), options(profile=(3, 6), progress=True), workdir=run, resume=True)
+    assert not (run / "profile").exists()
+    assert "goes on after step 9, so nothing is traced" in capfd.readouterr().err
 
 
 def test_the_loop_costs_little_beside_the_step(tmp_path, monkeypatch):
