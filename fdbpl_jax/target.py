@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fdbpl_jax import config as configs
@@ -32,16 +32,21 @@ class Target:
     student: towers.Student | None = None
     origin: Mapping[str, Any]
 
-    def texts(self, rows: Sequence[layout.ImageRow]) -> tuple[str, dict[str, dict[str, Any]]]:
-        """images.jsonl and, by file name, the plans; `rows` know everything but this data set's labels."""
-        pairs = zip(rows, self.dataset.train, strict=True)
-        images = layout.dump_images([dataclasses.replace(r, label=i.label) for r, i in pairs])
-        plan = plans.make_plan(self.dataset, self.teacher, self.settings, images, self.origin)
+    def rows(self, rows: Iterable[layout.ImageRow]) -> Iterator[layout.ImageRow]:
+        """Rows of the same pictures with this data set's labels."""
+        for row, item in zip(rows, self.dataset.train, strict=True):
+            yield dataclasses.replace(row, label=item.label)
+
+    def plans(self, images_sha256: str) -> dict[str, dict[str, Any]]:
+        """The plans by file name, given the digest of images.jsonl."""
+        plan = plans.make_plan(
+            self.dataset, self.teacher, self.settings, images_sha256, self.origin
+        )
         wanted = {layout.PLAN: plan}
         if self.student is not None:
             name = layout.features_plan(layout.slug(self.student.name))
             wanted[name] = plans.student_plan(self.student)
-        return images, wanted
+        return wanted
 
     def parts(self) -> Iterator["Part"]:
         """Its kinds of shards."""
@@ -77,14 +82,13 @@ def check_alike(targets: Sequence[Target]) -> None:
             f"{targets[0].folder} was named for two lookups: each needs a folder of its own"
         )
     alike = {
-        (
-            target.dataset.root,
-            tuple(item.path for item in target.dataset.train),
-            dataclasses.replace(target.settings, top_k=None),
-        )
+        (target.dataset.root, dataclasses.replace(target.settings, top_k=None))
         for target in targets
     }
-    if len(alike) > 1:
+    if len(alike) > 1 or not all(
+        datasets.same_paths(targets[0].dataset.train, target.dataset.train)
+        for target in targets[1:]
+    ):
         raise ValueError(
             "lookups of one pass need the same pictures and, but for top_k, the same settings: build them one by one"
         )
