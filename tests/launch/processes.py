@@ -92,7 +92,10 @@ class Job:
 
     def _pid(self, process: int) -> int:
         listed = subprocess.run(
-            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
         (found,) = [

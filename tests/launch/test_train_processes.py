@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -87,7 +88,9 @@ def test_two_processes_train_what_one_trains(config, straight, alone):
     assert_like_one_process(workdir, alone)
     # Two processes have judged what they have learned; one that reads their checkpoint judges alike.
     lines = runs.evaluate(workdir)
-    assert judged(workdir) == [(line["split"], line["correct"], line["total"]) for line in lines] * 2
+    assert (
+        judged(workdir) == [(line["split"], line["correct"], line["total"]) for line in lines] * 2
+    )
 
 
 @pytest.mark.slow
@@ -144,7 +147,28 @@ def test_one_killed_process_ends_the_job_and_nothing_is_lost(config, straight, t
 
 
 @pytest.mark.slow
-def test_one_process_reads_what_four_saved(config, straight):
+def test_one_and_two_processes_go_on_where_four_were_preempted(config, alone, tmp_path):
+    file, workdir = write_config(tmp_path / "slow.py", config, pause_s=0.1), tmp_path / "four"
+    with Job(*words(file, workdir), processes=4, own=("--retries=0",)) as job:
+        job.wait_for(lambda: len(losses(workdir)) >= 3)
+        job.signal(0, signal.SIGTERM)
+        status, printed = job.end()
+    assert status == train.PREEMPTED_EXIT_CODE, printed
+    assert len(told(printed)) == 4
+    assert len(losses(workdir)) < STEPS
+
+    shutil.copytree(workdir, tmp_path / "one")
+    runs.train(config, tmp_path / "one", resume=True, progress=False)
+    assert_like_one_process(tmp_path / "one", alone)
+    shutil.copytree(workdir, tmp_path / "two")
+    with Job(*words(file, tmp_path / "two"), "--resume", processes=2) as job:
+        status, printed = job.end()
+    assert status == 0, printed
+    assert_like_one_process(tmp_path / "two", alone)
+
+
+@pytest.mark.slow
+def test_one_process_reads_what_four_saved(straight):
     workdir = straight(4)
     restored = runs.restore(workdir)
     assert restored.step == STEPS
