@@ -17,7 +17,18 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch import config as config_lib
-from launch.benchmarks import fdbpl, gaze, gba, suite, text_tower, world
+from launch.benchmarks import (
+    fdbpl,
+    gaze,
+    gba,
+    lookup,
+    memory,
+    scaling,
+    startup,
+    suite,
+    text_tower,
+    world,
+)
 from launch.benchmarks.suite import Benchmark
 
 # In the page's order.
@@ -26,6 +37,14 @@ BENCHMARKS = {
         "FDBPL from the lookup against KDPL with the teacher online",
         fdbpl.run,
         full=("--sizes=100,1000,embedded",),
+    ),
+    "lookup": Benchmark("The region lookup against one torch.save file a picture", lookup.run),
+    "memory": Benchmark("Peak memory", memory.run, full=("--memory=embedded,100,1000",)),
+    "startup": Benchmark("From the start of a process to its first step", startup.run),
+    "scaling": Benchmark(
+        "By number of classes and of pictures",
+        scaling.run,
+        full=("--picture_counts=1000,10000,100000,1000000",),
     ),
     "text_tower": Benchmark(
         "The text tower's three ways", text_tower.run, full=("--classes=10,100,1000",)
