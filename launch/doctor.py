@@ -3,8 +3,8 @@
 python -m launch.doctor [--workdir=DIR] [--config=FILE] [--json=FILE]
 
 Prints versions, devices and memory, this process' place among others, the cache of compiled programs, free disk, optional
-extras and the variables that matter; then each problem in one line with what to do. Exit status 1 when there is one.
-It joins other processes only with --coordinator; seconds.
+extras and the variables that matter; then each problem in one line with what to do, and warnings of what no run fails of.
+Exit status 1 when there is a problem. It joins other processes only with --coordinator; seconds.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """All facts by section, and "problems", a list of lines."""
+    """All facts by section, and "problems" and "warnings", lists of lines."""
     requirements = doctor_packages.declared()
     packages, problems = doctor_packages.packages(requirements)
     variables, more = doctor_checks.variables(os.environ)
@@ -72,6 +72,7 @@ def examine() -> dict[str, Any]:
         "variables": variables,
         "hub": doctor_checks.hub(os.environ),
         "problems": problems,
+        "warnings": doctor_packages.outdated(requirements),
     }
 
 
@@ -182,6 +183,7 @@ def text(report: dict[str, Any]) -> str:
     lines.append(f"hub          {report['hub']}")
     problems = report["problems"]
     lines += ["", *[f"WRONG        {problem}" for problem in problems]]
+    lines += [f"WARNING      {warning}" for warning in report["warnings"]]
     lines.append("" if problems else "nothing is wrong")
     return "\n".join(lines).rstrip()
 

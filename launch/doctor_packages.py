@@ -44,6 +44,19 @@ def declared() -> list[str] | None:
         return None
 
 
+def outdated(requirements: Sequence[str] | None) -> list[str]:
+    """Warning that the installed metadata lacks extras of this source tree; nothing but their state depends on it."""
+    if requirements is None:
+        return []
+    unknown = sorted(set(EXTRAS) - {extra for _, extra in _parsed(requirements)})
+    if not unknown:
+        return []
+    return [
+        f"the installed {DISTRIBUTION} is older than this source tree and cannot tell whether the extras "
+        f"{', '.join(unknown)} are present: pip install -e . again in its folder"
+    ]
+
+
 def packages(
     requirements: Sequence[str] | None, version: Callable[[str], str | None] = installed
 ) -> tuple[Facts, list[str]]:
@@ -54,13 +67,7 @@ def packages(
             f"{DISTRIBUTION} is not installed, so its requirements cannot be checked: pip install -e . in its folder"
         ]
     wanted = [text for text, extra in _parsed(requirements) if extra is None]
-    problems = []
-    if unknown := sorted(set(EXTRAS) - {extra for _, extra in _parsed(requirements)}):
-        problems.append(
-            f"the installed {DISTRIBUTION} is older than this source tree and knows nothing of the extras "
-            f"{', '.join(unknown)}: pip install -e . again in its folder"
-        )
-    return facts, problems + [
+    return facts, [
         f"{text.split(';')[0].strip()}: {_state(text, version)}: pip install '{text.split(';')[0].strip()}'"
         for text in wanted
         if not _is_met(text, version)

@@ -48,11 +48,43 @@ def test_missing_and_old_packages_are_named():
     assert doctor_packages.packages(NEEDED, has(jax="0.10.2", optax="0.2.8"))[1] == []
 
 
-def test_a_project_that_is_not_installed_or_outdated_is_a_problem():
+def test_a_project_that_is_not_installed_is_a_problem_and_an_outdated_one_a_warning():
     assert "not installed" in doctor_packages.packages(None, has())[1][0]
-    problems = doctor_packages.packages(["jax>=0.10"], has(jax="0.12.0"))[1]
-    assert len(problems) == 1
-    assert "knows nothing of the extras coco, cuda12" in problems[0]
+    assert doctor_packages.outdated(None) == []
+    older = ["jax>=0.10"]
+    assert doctor_packages.packages(older, has(jax="0.12.0"))[1] == []
+    (warning,) = doctor_packages.outdated(older)
+    assert "cannot tell whether the extras coco, cuda12" in warning
+    assert "pip install -e . again" in warning
+    assert doctor_packages.outdated(NEEDED) == []
+
+
+# An older installation, on a machine that is otherwise in order.
+OUTDATED = """
+import functools, sys
+from absl import flags
+from launch import doctor, doctor_checks, doctor_packages
+
+doctor_packages.declared = lambda: ["jax>=0.10"]
+doctor_checks.variables = lambda environment: ({}, [])
+doctor_checks.disk = functools.partial(doctor_checks.disk, least_bytes=0)
+doctor._devices = lambda joined: ({"total": 1}, [])
+flags.FLAGS(["launch.doctor", "--compile_cache=off", f"--workdir={sys.argv[1]}"])
+sys.exit(doctor.main([]))
+"""
+
+
+def test_warnings_are_shown_and_leave_the_status_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OUTDATED, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" ")[0] for line in done.stdout.splitlines()[-2:]] == ["WARNING", "nothing"]
 
 
 def test_extras_say_what_they_are_for_and_what_they_lack():
@@ -159,7 +191,7 @@ def test_disk_space_of_a_folder_that_does_not_exist_yet(tmp_path):
 def test_what_a_configuration_asks_for(tmp_path):
     values = {
         "batch_size": 30,
-        "fit": {"mesh_shape": (4, 4)},
+        "fit": {"mesh": "data:4,model:4"},
         "student": str(tmp_path),
         "teacher": "./nowhere",
         "clip": "some/model",
@@ -167,7 +199,7 @@ def test_what_a_configuration_asks_for(tmp_path):
     options = {"devices": 8, "processes": 4, "cached": lambda name: False}
     problems = checks.configuration(values, environment={"HF_HUB_OFFLINE": "1"}, **options)
     assert [problem.split(":")[0] for problem in problems] == [
-        "config.fit.mesh_shape=(4, 4) needs 16 devices, there are 8",
+        "config.fit.mesh='data",
         "config.batch_size=30 does not divide among 4 processes",
         "config.teacher=./nowhere",
         "config.clip=some/model",
