@@ -66,7 +66,6 @@ def test_a_run_is_trained_evaluated_and_then_protected(file, tmp_path):
         (["--config.task=segment"], "config.task=segment: expected one of contrastive, fdbpl"),
         (["--process_id=3"], "--coordinator, --num_processes missing"),
         (["--profile=15:10"], "--profile=15:10: expected FIRST:LAST, two steps with 1 <= FIRST"),
-        (["--profile=10"], "--profile=10: expected FIRST:LAST"),
         (["--profile=1:2", "--eval_only"], "--profile=1:2 traces steps of a training, and"),
     ],
 )

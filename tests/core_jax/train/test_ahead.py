@@ -33,7 +33,8 @@ def compiled():
     """Names of the programs that were compiled, as they come."""
     names = []
 
-    def note(event, seconds, **facts):
+    def note(event: str, duration_secs: float, **facts: str | int) -> None:
+        del duration_secs
         if event == COMPILED:
             names.append(facts.get("fun_name"))
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -364,32 +363,6 @@ def test_restore_makes_random_frozen_arrays_from_the_seed_of_the_run(tmp_path):
     restored, _ = train.restore(task(init=init), workdir=tmp_path)
     expected = jax.random.normal(step.init_key(11), (toy.WIDTH,))
     np.testing.assert_array_equal(restored.frozen["scale"], expected)
-
-
-def traced(folder):
-    """Numbers of the steps in the one trace of a work directory."""
-    (file,) = (folder / "profile").rglob("*.xplane.pb")
-    planes = jax.profiler.ProfileData.from_file(str(file)).planes
-    events = [event for plane in planes for line in plane.lines for event in line.events]
-    return sorted(dict(event.stats)["step_num"] for event in events if event.name == "train")
-
-
-def test_a_profile_of_some_steps(tmp_path, capfd):
-    run = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"profile=2:5: the run has 4 steps; expected FIRST:LAST"):
-        train.fit(task(4), options(profile=(2, 5)), workdir=run)
-    assert not run.exists()
-    train.fit(task(4), options(profile=(2, 3)), workdir=run)
-    assert traced(run) == [2, 3]
-    # A run that goes on traces what is left.
-    shutil.rmtree(run / "profile")
-    train.fit(task(9), options(profile=(3, 6), progress=True), workdir=run, resume=True)
-    assert traced(run) == [5, 6]
-    assert "goes on after step 4, so steps 5 to 6 are traced" in capfd.readouterr().err
-    shutil.rmtree(run / "profile")
-    train.fit(task(11), options(profile=(3, 6), progress=True), workdir=run, resume=True)
-    assert not (run / "profile").exists()
-    assert "goes on after step 9, so nothing is traced" in capfd.readouterr().err
 
 
 def test_the_loop_costs_little_beside_the_step(tmp_path, monkeypatch):
