@@ -21,6 +21,7 @@ from launch.benchmarks import (
     fdbpl,
     gaze,
     gba,
+    grow,
     lookup,
     memory,
     scaling,
@@ -39,6 +40,7 @@ BENCHMARKS = {
         full=("--sizes=100,1000,embedded",),
     ),
     "lookup": Benchmark("The region lookup against one torch.save file a picture", lookup.run),
+    "grow": Benchmark("A lookup that grows while the first run trains", grow.run),
     "memory": Benchmark("Peak memory", memory.run, full=("--memory=embedded,100,1000",)),
     "startup": Benchmark("From the start of a process to its first step", startup.run),
     "scaling": Benchmark(
