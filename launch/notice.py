@@ -1,5 +1,6 @@
-"""Notice that this machine will be taken away, turned into SIGTERM, after which a training saves and leaves.
+"""Notice to leave: SIGTERM, into which this turns what Google's machines are told before they are taken away.
 
+A training that gets SIGTERM saves and leaves (core_jax.train). `leave_when_told` is for the time before and after it.
 SLURM, Kubernetes and people send SIGTERM themselves. A machine of Google's (Compute Engine, a TPU VM) learns of its end
 from its metadata server, tens of seconds ahead: a spot machine that is preempted, a host that is shut for maintenance.
 Where many processes train together one notice is enough: all save after the same step.
@@ -14,10 +15,28 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 
+from launch import pods
+
 # Keys under instance/, and what they say when the end is near.
 _NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 _EVERY_S = 5.0
 _PRODUCT = pathlib.Path("/sys/class/dmi/id/product_name")
+
+
+def leave_when_told() -> None:
+    """Leave with the status of a preemption at SIGTERM, wherever nothing else listens for it.
+
+    Nothing has to be saved then: the same command with --resume does the rest. Processes that train together are told by
+    JAX instead, from when they have joined: they leave after a step.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        del number, frame
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"told to leave while not training: start again with --resume\n")
+        sys.exit(pods.PREEMPTED_STATUS)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def watch(

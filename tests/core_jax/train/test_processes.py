@@ -101,9 +101,11 @@ def test_two_processes_preempted_and_resumed(tmp_path):
     for a, b in zip(jax.tree.leaves(resumed), alone, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
-    both = pair()
+    both = pair("--profile", str(steps - 1), str(steps))
     errors = [process.communicate(timeout=600)[1] for process in both]
     assert [p.returncode for p in both] == [0, 0], "\n".join(errors)
+    for number in (0, 1):
+        assert list((workdir / "profile" / f"process-{number}").rglob("*.xplane.pb"))
     for a, b in zip(final(workdir, 0), final(workdir, 1), strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(final(workdir), alone, strict=True):
