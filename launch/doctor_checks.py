@@ -3,7 +3,6 @@
 A problem is one line that ends in what to do. What a check looks at is an argument wherever a test wants to pretend.
 """
 
-import math
 import os
 import pathlib
 import shutil
@@ -193,16 +192,18 @@ def configuration(
       cached: whether a hub id is in the hub's cache folder.
     """
     problems = []
-    batch, mesh = values.get("batch_size"), (values.get("fit") or {}).get("mesh_shape")
-    if isinstance(mesh, (tuple, list)) and all(isinstance(n, int) and n > 0 for n in mesh):
-        if math.prod(mesh) != devices:
+    from core_jax.train import sharding
+
+    batch, parts = values.get("batch_size"), devices
+    try:
+        parts, _ = sharding.read_mesh((values.get("fit") or {}).get("mesh") or "", devices)
+    except ValueError as error:
+        problems.append(f"config.fit.{error}")
+    else:
+        if isinstance(batch, int) and batch % parts:
             problems.append(
-                f"config.fit.mesh_shape={tuple(mesh)} needs {math.prod(mesh)} devices, there are {devices}: change it"
+                f"config.batch_size={batch} does not divide among {parts} devices: expected a multiple of {parts}"
             )
-    elif isinstance(batch, int) and batch % devices:
-        problems.append(
-            f"config.batch_size={batch} does not divide among {devices} devices: expected a multiple of {devices}"
-        )
     if isinstance(batch, int) and batch % processes:
         problems.append(
             f"config.batch_size={batch} does not divide among {processes} processes: expected a multiple of {processes}"

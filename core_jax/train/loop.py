@@ -38,7 +38,7 @@ class FitOptions:
         evaluation of a task that selects by its results.
       eval_every: steps between evaluations, with one at the end; 0 never evaluates.
       keep: number of checkpoints kept.
-      mesh_shape: (data, model); None puts all devices on data.
+      mesh: "data:-1,model:2" (`sharding.read_mesh`), or sizes (data, model); "" puts all devices on data.
       progress: show progress on process 0.
       workers: grain worker processes of the task's data; recorded, since the iterator state depends
         on it.
@@ -51,7 +51,7 @@ class FitOptions:
     save_every: int = 1000
     eval_every: int = 0
     keep: int = 2
-    mesh_shape: tuple[int, int] | None = None
+    mesh: str | tuple[int, int] = ""
     progress: bool = True
     workers: int = 0
     profile: tuple[int, int] | None = None
@@ -104,7 +104,7 @@ def fit(
     config = dict(config_json or {})
     trace.check(options.profile, task.total_steps)
     writers.check(workdir, config, resume=resume)
-    mesh = sharding.make_mesh(options.mesh_shape)
+    mesh = sharding.make_mesh(options.mesh)
     state, frozen, shardings = steps.init(task, mesh, seed=options.seed)
     step_fn = steps.make_step(task, shardings)
     key = task.key(options.seed)
@@ -242,7 +242,7 @@ def restore(
     *,
     workdir: str | pathlib.Path,
     step: int | None = None,
-    mesh_shape: tuple[int, int] | None = None,
+    mesh: str | tuple[int, int] = "",
 ) -> tuple[Params, int]:
     """Parameters of a run, for evaluation and prediction; also while it is still training.
 
@@ -250,7 +250,7 @@ def restore(
       task: the task the run was made with; its pins and the form of every array are compared.
       workdir: of the run.
       step: which checkpoint; None takes the newest.
-      mesh_shape: (data, model), free to differ from the run's.
+      mesh: as `FitOptions` has it, free to differ from the run's.
 
     Returns:
       (parameters on their devices, step of the checkpoint).
@@ -267,7 +267,7 @@ def restore(
     with contextlib.closing(checkpoint.Checkpoints(folder, identity, read_only=True)) as saved:
         # Frozen arrays are not in the checkpoint: where they are random, the run's seed makes them.
         seed = saved.meta(step)["facts"]["seed"]
-        state, frozen, _ = steps.init(task, sharding.make_mesh(mesh_shape), seed=seed)
+        state, frozen, _ = steps.init(task, sharding.make_mesh(mesh), seed=seed)
         state, _, meta = saved.restore(state, step=step, data=False)
     params = Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
     return params, meta["step"]

@@ -5,7 +5,7 @@ axis is the batch axis B; the loop cuts that axis over the devices of the mesh a
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Tree = dict[str, Any]
 Batch = Mapping[str, Any]
-Rules = tuple[tuple[str, jax.sharding.PartitionSpec], ...]
+Spec = jax.sharding.PartitionSpec
+# A path's pattern, and a place: fixed, or a function of (shape, mesh) such as `sharding.over_model`.
+Rules = tuple[tuple[str, Spec | Callable[[Sequence[int], jax.sharding.Mesh], Spec]], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -60,8 +62,8 @@ class Task:
         batch; its iterator has `get_state` and `set_state`.
       evaluate: (trainable, frozen, stats) -> named results, units in the name.
       optimizer: () -> optax transformation over `trainable` only.
-      sharding_rules: ordered (regex, PartitionSpec) pairs over the paths "trainable/...",
-        "frozen/..." and "stats/..."; the first pattern that matches a whole path decides. Every
+      sharding_rules: ordered (regex, place) pairs over the paths "trainable/...", "frozen/..." and "stats/...", a place
+        being a PartitionSpec or `sharding.over_model`; the first pattern that matches a whole path decides. Every
         trainable path must be covered, every pattern must decide something; frozen arrays and
         statistics without a rule are replicated.
       total_steps: number of updates.
