@@ -23,7 +23,7 @@ import jax
 from core_jax.data import files, records
 from fdbpl_jax import config as configs
 from fdbpl_jax import crew as crews
-from fdbpl_jax import datasets, label, layout, towers
+from fdbpl_jax import datasets, grow, label, layout, towers
 from fdbpl_jax import plan as plans
 from fdbpl_jax.begin import begin, scan_folder
 from fdbpl_jax.meter import Meter
@@ -123,6 +123,7 @@ def build_all(
         plans.check(target.dataset, target.settings, *share)
     images = begin(targets, share=share, crew=crew, progress=progress)
     first, settings = targets[0], targets[0].settings
+    parts = [part for target in targets for part in target.parts()]
     labeller = label.Labeller(
         root=first.dataset.root,
         images=images,
@@ -132,9 +133,9 @@ def build_all(
         batch_size=settings.batch_size,
         threads=settings.threads,
     )
-    parts = [part for target in targets for part in target.parts()]
+    labeller = grow.remember(labeller, parts)
     _write_missing(parts, labeller, settings.shard_size, share, crew, progress)
-    _finish_all(targets, crew)
+    _finish_all(targets, parts, crew)
 
 
 def _is_done(path: Path, rows: range) -> bool:
@@ -208,13 +209,14 @@ def _log_time(folder: Path, names: Sequence[str], count: int, seconds: float) ->
         file.write(line + "\n")
 
 
-def _finish_all(targets: Sequence[Target], crew: crews.Crew) -> None:
+def _finish_all(targets: Sequence[Target], parts: Sequence[Part], crew: crews.Crew) -> None:
     def write() -> list[str | None]:
         if crew.processes > 1:
             _await_shards(targets)
         done = [finish(target.folder) for target in targets]
         if all(done):
             shutil.rmtree(scan_folder(targets[0]), ignore_errors=True)
+            grow.forget(parts)
         paths = [target.folder / layout.MANIFEST for target in targets]
         return [files.sha256_file(path) if ok else None for path, ok in zip(paths, done)]
 

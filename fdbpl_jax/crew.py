@@ -87,10 +87,7 @@ class Crew:
         return [value for value, _ in answers]
 
     def _meet(self, value: Any) -> list[Any]:
-        # JAX has no public door to its key-value store; Orbax goes through this one as well.
-        from jax._src import distributed
-
-        client = distributed.global_state.client
+        client = _store()
         if client is None:
             raise RuntimeError(f"{self.processes} processes, but none of them joined JAX's job")
         folder = f"lookup-build/{next(_meetings)}"
@@ -101,6 +98,13 @@ class Crew:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         answers = {int(key.rsplit("/", 1)[1]): json.loads(text) for key, text in found}
         return [answers[number] for number in range(self.processes)]
+
+
+def _store() -> Any:
+    # JAX has no public door to its key-value store; Orbax goes through this one as well.
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def wait(condition: Callable[[], bool], problem: str) -> None:

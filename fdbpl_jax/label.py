@@ -205,7 +205,9 @@ class Labeller:
         self, rows: Sequence[int], drawn: Sequence[regions.Regions], sizes: Sequence[int]
     ) -> Iterator[dict[int, np.ndarray]]:
         """The pixels of each row's regions, at every size that is wanted, decoded ahead in threads."""
-        yield from in_order(lambda pair: self._crop(*pair, sizes), zip(rows, drawn), self.threads)
+        yield from in_order(
+            lambda pair: self._crop(pair[0], pair[1], sizes), zip(rows, drawn), self.threads
+        )
 
     def _crop(
         self, row: int, drawn: regions.Regions, sizes: Sequence[int]

@@ -162,8 +162,8 @@ def dump_images(rows: Iterable[ImageRow]) -> str:
 
 
 def load_images(path: str | os.PathLike) -> Sequence[ImageRow]:
-    """The rows of images.jsonl, read from the file when they are asked for."""
-    return lines.Lines(path, _image_row)
+    """The rows of images.jsonl; long lists are read from the file when they are asked for."""
+    return lines.read(path, _image_row)
 
 
 def _image_row(value: dict[str, Any]) -> ImageRow:

@@ -36,7 +36,7 @@ class Lookup:
     Attributes:
       folder: where it lies.
       manifest: manifest.json, parsed.
-      images: row -> path, SHA-256, height, width, label; read from images.jsonl when asked for.
+      images: row -> path, SHA-256, height, width, label; long lists stay in images.jsonl.
       student: the slug of the stored features this run uses, or None.
     """
 

@@ -103,23 +103,28 @@ def _index(descriptor: int) -> tuple[array.array, int]:
     return starts, count
 
 
+def read(path: str | os.PathLike, make: Callable[[Any], T]) -> Sequence[T]:
+    """The elements of a file of JSON lines: a tuple up to `HELD`, else `Lines`."""
+    found = Lines(path, make)
+    return tuple(found) if len(found) <= HELD else found
+
+
 class Spool(Generic[T]):
-    """Collects a list of unknown length: in memory up to `held` values, beyond that in a temporary file.
+    """Collects a list of unknown length: in memory up to `HELD` values, beyond that in a temporary file.
 
     Args:
       make: turns a JSON value into an element.
-      held: how many elements stay in memory.
     """
 
-    def __init__(self, make: Callable[[Any], T], *, held: int = HELD):
-        self._make, self._limit = make, held
+    def __init__(self, make: Callable[[Any], T]):
+        self._make = make
         self._values: list[Any] = []
         self._file = None
 
     def append(self, value: Any) -> None:
         """Adds an element, given as its JSON value."""
         self._values.append(value)
-        if len(self._values) > self._limit:
+        if len(self._values) > HELD:
             self._flush()
 
     def _flush(self) -> None:
