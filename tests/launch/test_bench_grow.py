@@ -2,7 +2,7 @@
 
 import pytest
 
-from fdbpl_jax import config, grow
+from fdbpl_jax import config, grown
 from launch.benchmarks import grow as bench
 
 
@@ -46,5 +46,5 @@ def test_a_small_table_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "apart", lambda function, *args: (function(*args), 0.0))
     rows = bench.measure(tmp_path, shots=1, epochs=2)
     assert all(row["ours"] > 0 for row in rows)
-    assert list((tmp_path / "grown" / grow.FOLDER).glob("labels-*.arrayrecord"))
+    assert list((tmp_path / "grown" / grown.FOLDER).glob("labels-*.arrayrecord"))
     assert (tmp_path / "lookup" / "manifest.json").is_file()
