@@ -125,16 +125,21 @@ def test_the_notice_reaches_the_tasks_and_is_waited_for(stubs, tmp_path):
     assert stubs.calls() == [["scontrol", "requeue", "17"]]
 
 
-def test_the_command_of_the_page_reaches_sbatch(stubs):
+def test_the_commands_of_the_page_are_those_that_run(stubs):
+    """From the shell's line for 2 x 8 GPUs to that of the 16 processes, word by word."""
     page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
     block = re.search(r"```bash\n(sbatch.*?)```", page, re.S)
     assert block is not None
     stubs.add("sbatch")
     subprocess.run(["bash", "-c", block[1]], env=environment(stubs), cwd=ROOT, check=True)
-    call = stubs.calls()[0]
-    at = call.index("launch/slurm.sbatch")
-    assert {"--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(call[:at])
-    command = call[at + 1 :]
-    assert (ROOT / command[3].removeprefix("--config=")).is_file()
-    assert submit(stubs, *command, **JOB).returncode == 0
-    assert shlex.join(stubs.calls()[-1]) in page
+    train = [
+        *["python", "-m", "launch.train", "--config=configs/gaze_dfenet_eth.py"],
+        *["--workdir=runs/eth", "--config.data.root=data/xgaze_224"],
+        "--config.dfenet.clip=data/CLIP_RN50",
+    ]
+    own = ["--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=8", "--cpus-per-task=12"]
+    assert stubs.calls() == [["sbatch", *own, "--time=24:00:00", "launch/slurm.sbatch", *train]]
+    assert submit(stubs, *train, **JOB, SLURM_CPUS_PER_TASK="12").returncode == 0
+    made = [*STEP, "--cpus-per-task=12", *REST, *train, "--coordinator=auto"]
+    assert stubs.calls()[-1] == made
+    assert shlex.join(made) in page.splitlines()
