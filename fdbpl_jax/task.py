@@ -191,6 +191,8 @@ def train_data(inputs: Inputs, seed: int) -> Any:
         image_size=inputs.student.config.vision.image_size,
         teacher_size=inputs.teacher.config.vision.image_size if inputs.teacher else None,
         lookup=inputs.lookup,
+        growing=inputs.growing,
+        steps=config.epochs * steps_per_epoch(inputs),
         workers=config.data.workers,
     )
 
