@@ -53,7 +53,7 @@ def stream(dataset, source, *, opened=None, growing=None, seed=1, steps=9, **cha
         "regions_per_visit": 2,
         "seed": seed,
         "image_size": stub.SIZE,
-        "lookup": opened or growing.lookup,
+        "lookup": growing.lookup if growing else opened,
         "growing": growing,
         "steps": steps,
         "process_index": 0,
