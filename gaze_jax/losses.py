@@ -11,7 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from core_jax.train import Aux, memory
+from core_jax.train import Aux
+from core_jax.train.memory import WHOLE, Memory, run
 from core_jax.train.settings import ConfigError
 from gaze_jax.model import Batch, Model
 
@@ -83,7 +84,7 @@ class Loss:
     judge: Callable[..., tuple[Float[Array, "B P"], Float[Array, ""], dict[str, Pair]]]
     predicts: bool = True
     weight: float = 0.0
-    memory: memory.Memory = memory.WHOLE
+    memory: Memory = WHOLE
     ghost_norm: bool = False
 
     def __call__(
@@ -104,7 +105,7 @@ class Loss:
         def network(own: Any, part: Any, key: Array) -> tuple[Any, Any]:
             return self.see(trainable, frozen, own, part, key)
 
-        seen, stats = memory.run(network, stats, batch, memory=self.memory, key=key)
+        seen, stats = run(network, stats, batch, memory=self.memory, key=key)
         predicted, value, metrics = self.judge(trainable, frozen, seen, batch, key)
         if self.weight:
             pairs = pairwise(predicted, batch["gaze"], batch["person"], batch["side"])
@@ -132,7 +133,7 @@ def with_pairwise(model: Model, weight: float = PAIRWISE_WEIGHT) -> Model:
     return dataclasses.replace(model, loss=dataclasses.replace(model.loss, weight=weight))
 
 
-def in_memory(model: Model, how: memory.Memory, *, ghost_norm: bool) -> Model:
+def in_memory(model: Model, how: Memory, *, ghost_norm: bool) -> Model:
     """The same model whose network runs over a batch in training as `how` says; one without a `Loss` has no need of it."""
     if not isinstance(model.loss, Loss):
         return model

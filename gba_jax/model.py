@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from core_jax.train import Params, memory
+from core_jax.train import Params
+from core_jax.train.memory import WHOLE, Memory, run
 from gba_jax import adapters, fourier, losses
 from gba_jax.adapters import GBA, Plug
 from gba_jax.backbones import Backbone
@@ -81,7 +82,7 @@ class Segmenter:
     beta: float = 0.8
     denoise: float | None = None
     key_smoothing: float | None = None
-    memory: memory.Memory = memory.WHOLE
+    memory: Memory = WHOLE
 
     def __post_init__(self):
         """Refuse a training-free host on a tower that it cannot read."""
@@ -163,7 +164,7 @@ class Segmenter:
 
         own = {} if self.gba is None else {"gba": stats["gba"]}
         pictures = {"image": images, "present": present}
-        found, new = memory.run(network, own, pictures, memory=self.memory, key=plug_key)
+        found, new = run(network, own, pictures, memory=self.memory, key=plug_key)
         if self.host == "cost":
             found = found._replace(class_mask=text.class_mask)
             value, metrics = cost.loss(found, labels, text.class_mask, ignore=self.ignore)

@@ -136,7 +136,8 @@ def make(name: str, config: FaceConfig = FaceConfig(), *, dtype: str = "float32"
         trainable: Any, frozen: Any, outputs: Array, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, losses.Pair]]:
         del trainable, frozen, key
-        return answer(outputs), *criterion(outputs, batch["gaze"])
+        value, metrics = criterion(outputs, batch["gaze"])
+        return answer(outputs), value, metrics
 
     return Model(
         name=name,

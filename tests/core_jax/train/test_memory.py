@@ -1,5 +1,7 @@
 """A batch in pieces and values that are computed again: the same numbers, from less memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,8 @@ def test_both_need_less_memory(layers, batch):
     keep = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
     def need(how):
-        return compiled(layers, batch, how, **keep).memory_analysis().temp_size_in_bytes
+        sizes: Any = compiled(layers, batch, how, **keep).memory_analysis()
+        return sizes.temp_size_in_bytes
 
     whole = need(memory.WHOLE)
     assert need(Memory(remat=True)) < 0.75 * whole
