@@ -64,7 +64,7 @@ def build(
         template="a {}.",
     )
     settings = plans.Settings(regions=regions, top_k=top_k)
-    return builds.build(folder, dataset, _teacher(classes, image_size), settings)
+    return builds.build(folder, dataset, teacher(classes, image_size), settings)
 
 
 class _Items(Sequence[datasets.Item]):
@@ -86,7 +86,13 @@ class _Items(Sequence[datasets.Item]):
         return datasets.Item(path=picture_path(number), label=label, name=self._names[label])
 
 
-def _teacher(classes: int, image_size: int) -> towers.Teacher:
+def teacher(classes: int, image_size: int) -> towers.Teacher:
+    """A random linear map of a region's mean colour: C logits that cost next to nothing.
+
+    Args:
+      classes: C.
+      image_size: side of its pictures, in pixels.
+    """
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, classes)), jnp.float32)
 
     @jax.jit
