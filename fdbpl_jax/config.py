@@ -99,7 +99,8 @@ class Config:
       seed: of data order and initialisation.
       seeds: several runs in one program, each with its own `seed` and `data.seed`; empty: one run.
       lrs: several runs in one program, each with its own `lr`; with seeds, each pair of both.
-      dtype: what the towers compute in: "auto" (bfloat16 on accelerators), "float32" or "bfloat16".
+      dtype: what the towers compute in: "auto" (bfloat16 on accelerators), "float32", "bfloat16" or "parity" (`settings.compute_dtype`).
+      accumulate, remat: see `core_jax.train.memory.Memory`; pieces are those of the pictures, which the image towers see.
     """
 
     method: str = "fdbpl"
@@ -121,6 +122,8 @@ class Config:
     seeds: tuple[int, ...] = ()
     lrs: tuple[float, ...] = ()
     dtype: str = "auto"
+    accumulate: int = 1
+    remat: bool = False
 
     @property
     def distilled(self) -> bool:
@@ -160,7 +163,7 @@ class Config:
 _CHOICES = {
     "method": METHODS,
     "teacher_source": ("lookup", "online"),
-    "dtype": ("auto", "float32", "bfloat16"),
+    "dtype": settings.DTYPES,
     "data.split": ("base", "new", "all"),
     "data.source": ("auto", "features", "images", "grow"),
     "data.fresh": ("auto", "True", "False"),
@@ -181,6 +184,7 @@ _AT_LEAST = {
     "lookup.batch_size": 1,
     "prompt.context": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "epochs": 1,
     "regions_per_visit": 1,
     "lr": 0,

@@ -25,6 +25,7 @@ from launch.benchmarks import (
     lookup,
     memory,
     scaling,
+    seeds,
     startup,
     suite,
     text_tower,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     ),
     "lookup": Benchmark("The region lookup against one torch.save file a picture", lookup.run),
     "grow": Benchmark("A lookup that grows while the first run trains", grow.run),
+    "seeds": Benchmark("Three seeds in one program against three in a row", seeds.run),
     "memory": Benchmark("Peak memory", memory.run, full=("--memory=embedded,100,1000",)),
     "startup": Benchmark("From the start of a process to its first step", startup.run),
     "scaling": Benchmark(
