@@ -116,7 +116,8 @@ def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[st
     """
     test = opened.config.test
     quick = dataclasses.replace(test, draws=min(test.draws, 2), corruptions=())
-    params = Params(trainable=trainable, frozen=frozen, stats=stats)
+    # Whole, since every process asks the network by itself.
+    params = sharding.whole(Params(trainable=trainable, frozen=frozen, stats=stats))
     found: dict[str, float] = {}
     for gaze_set, rows in judged(opened):
         entries = entries_of(opened, params, gaze_set, rows, quick)
@@ -181,7 +182,7 @@ def result_lines(
       best: the folds whose best step this is on the very persons that are judged (their place among those trained
         together); None: the last step, all folds.
     """
-    opened = opened_folds(configs.read(config))
+    opened, params = opened_folds(configs.read(config)), sharding.whole(params)
     lines = []
     for index, one in enumerate(opened):
         if best is not None and index not in best:

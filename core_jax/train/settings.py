@@ -22,7 +22,6 @@ _FOREIGN = ("task", "fit")
 
 DTYPES = ("auto", "float32", "bfloat16", "parity")
 """What `config.dtype` may be."""
-_PRECISION = jax.config.values["jax_default_matmul_precision"]
 
 
 class ConfigError(ValueError):
@@ -63,13 +62,12 @@ def read(
 def compute_dtype(setting: str = "auto") -> str:
     """What networks compute in, a dtype's name, by one of `DTYPES`.
 
-    "auto" is bfloat16 on accelerators and float32 on CPUs. "parity" is float32, and the whole process computes matrix
-    products and convolutions in all of it from here on, until another setting is asked for: TPUs multiply float32 as
-    bfloat16 otherwise, recent GPUs as TF32. Then an accelerator gives the CPU's numbers up to the order of sums.
+    "auto" is bfloat16 on accelerators and float32 on CPUs. "parity" is float32, and from here on the whole process computes
+    matrix products and convolutions in all of it: TPUs multiply float32 as bfloat16 otherwise, recent GPUs as TF32. Then
+    an accelerator gives the CPU's numbers up to the order of sums.
     """
-    parity = setting == "parity"
-    jax.config.update("jax_default_matmul_precision", "highest" if parity else _PRECISION)
-    if parity:
+    if setting == "parity":
+        jax.config.update("jax_default_matmul_precision", "highest")
         return "float32"
     if setting != "auto":
         return setting

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from core_jax.train import settings, step
+from core_jax.train import step
 from core_jax.train.settings import ConfigError
 from fdbpl_jax import config, task
 from tests.core_jax.train import eight
@@ -53,7 +53,7 @@ def test_parity_computes_every_product_in_full_float32(built):
         assert lines
         assert all("bf16" not in line and line.count("HIGHEST") == 2 for line in lines)
     finally:
-        settings.compute_dtype("float32")
+        jax.config.update("jax_default_matmul_precision", None)
     with jax.numpy_dtype_promotion("standard"):
         lines = eight.products(eight.lowered(task.build(built(**ONLINE, dtype="bfloat16"))))
     assert any("bf16" in line for line in lines)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core_jax.train import settings as core_settings
 from core_jax.train import step
 from core_jax.train.settings import ConfigError
 from gaze_jax import inputs, task
@@ -126,7 +125,7 @@ def test_half_precision_is_near_and_parity_is_full():
             assert lines
             assert all("bf16" not in line and line.count("HIGHEST") == 2 for line in lines)
     finally:
-        core_settings.compute_dtype("float32")
+        jax.config.update("jax_default_matmul_precision", None)
 
 
 def on_eight():

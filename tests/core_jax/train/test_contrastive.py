@@ -191,7 +191,7 @@ def test_parity_computes_every_product_in_full_float32(config):
         exact = contrastive.build(config_lib.override(config, {"dtype": "parity"}))
         lines = eight.products(eight.lowered(exact))
     finally:
-        settings.compute_dtype("float32")
+        jax.config.update("jax_default_matmul_precision", None)
     assert lines
     assert all("bf16" not in line and line.count("HIGHEST") == 2 for line in lines)
     plain = eight.products(eight.lowered(contrastive.build(config)))
