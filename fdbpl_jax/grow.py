@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -122,9 +121,6 @@ def open(target: Target, expected: lookups.Expected) -> Growing:
     parts = list(target.parts())
     _check_memory(target, parts)
     images = begin.begin([target], share=(team.process, team.processes), crew=team, progress=True)
-    if team.leads:
-        # It serves a build that is interrupted before it has a head.
-        shutil.rmtree(begin.scan_folder(target), ignore_errors=True)
     plan = json.loads((target.folder / layout.PLAN).read_text(encoding="utf-8"))
     if reasons := matching.mismatches(plan, images, expected):
         raise lookups.UnusableLookup(
