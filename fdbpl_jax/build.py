@@ -175,31 +175,32 @@ def _write_missing(
 
     # What a process that was lost has left undone is all of one share: dealt out anew, everybody gets some of it.
     dealt = sorted(entry for entries in crew.share(lost) for entry in entries)
-    missing = [
-        (ranges[index], [(parts[number], shard(parts[number], index)) for number in todo])
-        for index, todo in dealt[crew.process :: crew.processes]
-    ]
-    crew.share(lambda: _write(missing, labeller, progress))
+    mine = dealt[crew.process :: crew.processes]
+
+    def write() -> None:
+        total = sum(len(ranges[index]) for index, _ in mine) * labeller.regions
+        with Meter(total, "regions", "lookup", show=progress) as meter:
+            for index, todo in mine:
+                paths = [(parts[number], shard(parts[number], index)) for number in todo]
+                _write_shards(ranges[index], paths, labeller, meter)
+
+    crew.share(write)
 
 
-def _write(
-    missing: Sequence[tuple[range, Sequence[tuple[Part, Path]]]],
-    labeller: label.Labeller,
-    progress: bool,
+def _write_shards(
+    rows: range, todo: Sequence[tuple[Part, Path]], labeller: label.Labeller, meter: Meter
 ) -> None:
-    total = sum(len(rows) for rows, _ in missing) * labeller.regions
-    with Meter(total, "regions", "lookup", show=progress) as meter:
-        for rows, todo in missing:
-            start = time.perf_counter()
-            found = labeller(rows, [part.output for part, _ in todo], tick=meter.advance)
-            images = labeller.images[rows.start : rows.stop]
-            for (part, path), arrays in zip(todo, found):
-                payloads = part.encode(rows, images, arrays)
-                records.write_shard(path, payloads, first_row=rows.start, options=part.options)
-            seconds = time.perf_counter() - start
-            for folder in dict.fromkeys(path.parent for _, path in todo):
-                names = [path.name for _, path in todo if path.parent == folder]
-                _log_time(folder, names, len(rows) * labeller.regions, seconds)
+    """Labels some rows and writes a shard of each part, to its path."""
+    start = time.perf_counter()
+    found = labeller(rows, [part.output for part, _ in todo], tick=meter.advance)
+    images = labeller.images[rows.start : rows.stop]
+    for (part, path), arrays in zip(todo, found):
+        payloads = part.encode(rows, images, arrays)
+        records.write_shard(path, payloads, first_row=rows.start, options=part.options)
+    seconds = time.perf_counter() - start
+    for folder in dict.fromkeys(path.parent for _, path in todo):
+        names = [path.name for _, path in todo if path.parent == folder]
+        _log_time(folder, names, len(rows) * labeller.regions, seconds)
 
 
 def _log_time(folder: Path, names: Sequence[str], count: int, seconds: float) -> None:
