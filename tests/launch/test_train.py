@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from core_jax.train import PREEMPTED_EXIT_CODE
 from launch import config as config_lib
 from launch import runs, tasks
 
@@ -87,6 +88,25 @@ def test_a_trace_belongs_to_a_start_and_not_to_the_run(base, tmp_path):
     untrained = config_lib.override(base, {"method": "zeroshot"})
     with pytest.raises(ValueError, match="the run has 0 steps"):
         runs.train(untrained, tmp_path / "untrained", progress=False, profile=(1, 2))
+
+
+@pytest.mark.parametrize("moment", ["runs.train", "evaluate.lines"])
+def test_told_to_leave_before_and_after_the_training(file, tmp_path, moment):
+    code = f"""
+import os, signal, sys, time
+from launch import config, evaluate, runs, train
+def told(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+runs.train = lambda *_, **__: None
+{moment} = told
+sys.argv = ["train", "--config={file}", "--workdir={tmp_path / "run"}"]
+config.run(train.main, runs.failures)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == PREEMPTED_EXIT_CODE, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("told to leave while not training")
 
 
 def test_evaluating_again_adds_equal_lines(comparison, tmp_path):
