@@ -5,8 +5,9 @@ batch and number of steps, all of them on the embedded world. Every run has a pr
 time is that of opening models and data, compiling, labelling, training and saving, without the start of Python.
 
 A run of E epochs reads E regions of a picture, and R = 2 E are drawn, as by default: the build labels twice what one run
-reads. FDBPL trains two prompts where KDPL trains one, so "FDBPL, teacher online" is there too. The second run is the first
-one again, from what that left; "another seed" finds half of what it reads.
+reads. FDBPL trains two prompts where KDPL trains one: "KDPL, data.source=grow" and "FDBPL, teacher online" tell what is
+the lookup's doing and what the second prompt's. The second run is the first one again, from what that left; "another seed"
+finds about half of what it reads.
 """
 
 import pathlib
@@ -44,8 +45,10 @@ def measure(folder: pathlib.Path, *, shots: int, epochs: int) -> list[dict[str, 
     base = config_lib.override(base, {"epochs": epochs})
     fdbpl_online = {"teacher_source": "online", "method": "fdbpl"}
     grown = {"data.source": "grow", "lookup.dir": str(folder / "grown")}
+    kdpl = grown | {"method": "kdpl", "lookup.dir": str(folder / "grown_kdpl")}
     online = _train(base, embedded.ONLINE, folder)
     rows.add("KDPL, teacher online", online)
+    rows.add("KDPL, data.source=grow: first run", _train(base, kdpl, folder), online)
     rows.add("FDBPL, teacher online", _train(base, fdbpl_online, folder), online)
     rows.add("FDBPL, data.source=grow: first run", _train(base, grown, folder), online)
     rows.add("FDBPL, data.source=grow: second run", _train(base, grown, folder), online)

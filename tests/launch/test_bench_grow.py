@@ -23,21 +23,23 @@ def called(monkeypatch):
 def test_every_row_is_the_run_it_names(called, tmp_path, capsys):
     rows = bench.measure(tmp_path, shots=1, epochs=3)
     names = [name for name, _ in called]
-    assert names == ["_train_seconds"] * 5 + ["_build_seconds", "_train_seconds"]
-    kdpl, online, first, second, seed, build, train = [values for _, values in called]
+    assert names == ["_train_seconds"] * 6 + ["_build_seconds", "_train_seconds"]
+    kdpl, kdpl_grown, online, first, second, seed, build, train = [values for _, values in called]
     assert (kdpl.method, kdpl.teacher_source) == ("kdpl", "online")
     assert (online.method, online.teacher_source) == ("fdbpl", "online")
+    assert kdpl_grown.method == "kdpl"
+    assert kdpl_grown.grows
     assert first.grows
+    assert len({values.lookup.dir for values in (kdpl_grown, first, build)}) == 3
     assert first == second
     assert (seed.lookup, seed.seed) == (first.lookup, 2)
     assert build == train
-    assert build.lookup.dir != first.lookup.dir
     assert not build.grows
     assert {values.epochs for values in (kdpl, online, first, build)} == {3}
     assert build.lookup.regions == 6
-    # Seconds: 1 KDPL, 2 FDBPL online, 3, 4, 5 grown, 6 built and 7 trained.
-    assert [row["ours"] for row in rows] == [1, 2, 3, 4, 5, 13, 6, 7]
-    assert [row["other"] for row in rows] == [None, 1, 1, 1, 1, 1, None, 1]
+    # Seconds: 1 and 2 KDPL, 3 FDBPL online, 4, 5, 6 grown, 7 built and 8 trained.
+    assert [row["ours"] for row in rows] == [1, 2, 3, 4, 5, 6, 15, 7, 8]
+    assert [row["other"] for row in rows] == [None, 1, 1, 1, 1, 1, 1, None, 1]
     assert "second run" in capsys.readouterr().out
 
 
