@@ -1,7 +1,6 @@
 """Lookups whose teacher costs nothing: what is left of a build is decoding, cropping, drawing and writing."""
 
 import pathlib
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +53,14 @@ def build(
       `folder`.
     """
     names = tuple(f"class {index}" for index in range(classes))
+    items = [
+        datasets.Item(path=picture_path(index), label=index % classes, name=names[index % classes])
+        for index in range(pictures)
+    ]
     dataset = datasets.Dataset(
         name="bench",
         root=root,
-        train=_Items(pictures, names),
+        train=items,
         val=(),
         test=(),
         classes=names,
@@ -65,25 +68,6 @@ def build(
     )
     settings = plans.Settings(regions=regions, top_k=top_k)
     return builds.build(folder, dataset, teacher(classes, image_size), settings)
-
-
-class _Items(Sequence[datasets.Item]):
-    """A list of numbered pictures that is not held in memory."""
-
-    def __init__(self, count: int, names: Sequence[str]):
-        self._numbers, self._names = range(count), names
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self._item(number) for number in self._numbers[index]]
-        return self._item(self._numbers[index])
-
-    def _item(self, number: int) -> datasets.Item:
-        label = number % len(self._names)
-        return datasets.Item(path=picture_path(number), label=label, name=self._names[label])
 
 
 def teacher(classes: int, image_size: int) -> towers.Teacher:
