@@ -16,15 +16,17 @@ _PATIENCE_S = 300
 
 # A step of a tiny model takes no time at all: its batches come late, so that a signal falls into the middle of a run.
 _SLOW = """
+import sys
 import time
 
 from core_jax.train import feed
 
 _next = feed.Feed.__next__
+_first_s = [{first_s} if "--process_id=1" in sys.argv else 0]
 
 
 def _late(self):
-    time.sleep({pause_s})
+    time.sleep(_first_s.pop() if _first_s else {pause_s})
     return _next(self)
 
 
@@ -33,11 +35,15 @@ feed.Feed.__next__ = _late
 
 
 def write_config(
-    path: pathlib.Path, config: ml_collections.ConfigDict, *, pause_s: float = 0.0
+    path: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    *,
+    pause_s: float = 0.0,
+    first_s: float = 0.0,
 ) -> pathlib.Path:
-    """A configuration as a file; every batch of its runs comes `pause_s` late."""
+    """A configuration as a file; batches of its runs come `pause_s` late, the very first of process 1 `first_s`."""
     path.write_text(
-        (_SLOW.format(pause_s=pause_s) if pause_s else "")
+        (_SLOW.format(pause_s=pause_s, first_s=first_s) if pause_s or first_s else "")
         + "\nimport ml_collections\n\n\ndef get_config():\n"
         + f"    return ml_collections.ConfigDict({config.to_dict()!r})\n"
     )

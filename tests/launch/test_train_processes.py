@@ -99,6 +99,16 @@ def test_four_processes_train_what_one_trains(straight, alone):
 
 
 @pytest.mark.slow
+def test_a_process_may_come_long_after_the_others(config, alone, tmp_path):
+    # The first collective on CPUs waits half a minute for all.
+    file = write_config(tmp_path / "late.py", config, first_s=45)
+    with Job(*words(file, tmp_path / "run"), processes=2) as job:
+        status, printed = job.end()
+    assert status == 0, printed
+    assert_like_one_process(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_one_preempted_process_makes_all_leave_and_the_launcher_resumes(
     config, straight, tmp_path, processes
