@@ -72,6 +72,7 @@ def on_eight(path):
         eight.check(task.build(values))
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does(built, tmp_path):
     path = tmp_path / "config.json"
     ways = [{"remat": True, "accumulate": 2}, ONLINE]

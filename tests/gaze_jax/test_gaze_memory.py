@@ -81,12 +81,13 @@ def test_pieces_change_nothing_of_a_loss_that_compares_the_batch():
     eight.same(first_step(lenet(accumulate=4)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [drnet, dfenet])
 def test_what_is_computed_again_changes_nothing(values):
     eight.same(first_step(values(remat=True)), first_step(values()))
 
 
-@pytest.mark.parametrize("values", [drnet, dfenet])
+@pytest.mark.parametrize("values", [drnet, pytest.param(dfenet, marks=pytest.mark.slow)])
 def test_normalising_by_the_batch_takes_no_pieces_unasked(values):
     with pytest.raises(
         ConfigError, match=r"config\.accumulate=2: .*statistics of the batch.*ghost"
@@ -94,6 +95,7 @@ def test_normalising_by_the_batch_takes_no_pieces_unasked(values):
         first_step(values(accumulate=2))
 
 
+@pytest.mark.slow
 def test_ghost_normalisation_is_that_of_each_piece_with_draws_of_its_own():
     made, params, batch = opened(drnet())
     stats, slopes = params.stats, []
@@ -113,6 +115,7 @@ def test_ghost_normalisation_is_that_of_each_piece_with_draws_of_its_own():
     eight.same(found, expected)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_and_parity_is_full():
     (value, _), _ = first_step(drnet())
     with jax.numpy_dtype_promotion("standard"):  # flax promotes inside its norms

@@ -62,6 +62,7 @@ def test_pieces_change_nothing(values):
     eight.same(first_step(values(adapters=CCA, accumulate=2)), expected)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_changes_nothing_whatever_the_adapters(values):
     both = {"use": "both"}
     expected = first_step(values(adapters=both))

@@ -32,8 +32,7 @@ def check(task: train.Task, mesh: str = "data:-1,model:2") -> None:
     """Loss, gradients and statistics of the first step: equal to 1e-5, with parameters that are really cut."""
     state, frozen, shardings = step.init(task, sharding.make_mesh(mesh), seed=1)
     params = task.init(step.init_key(1))
-    host = next(iter(task.train_data(1)))
-    batch = {name: x for name, x in host.items() if np.asarray(x).dtype.kind not in "USOT"}
+    batch = on_device(next(iter(task.train_data(1))))
     cut = NamedSharding(sharding.make_mesh(mesh), PartitionSpec("data"))
     whole = slope(task, params, batch)
     parts = train.Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
@@ -47,8 +46,13 @@ def slope(task: train.Task, params: train.Params, batch: Any, key: Any = None) -
     """((loss, Aux), gradient)."""
     key = jax.random.key(3) if key is None else key
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(
-        params.trainable, params.frozen, params.stats, dict(batch), key
+        params.trainable, params.frozen, params.stats, on_device(batch), key
     )
+
+
+def on_device(batch: Any) -> dict[str, Any]:
+    """The entries of a batch that a loss sees: texts stay on the host."""
+    return {name: x for name, x in batch.items() if x.dtype.kind not in "USOT"}
 
 
 def same(found: Any, expected: Any, bound: float = 1e-5) -> None:
@@ -73,8 +77,7 @@ def same(found: Any, expected: Any, bound: float = 1e-5) -> None:
 def lowered(task: train.Task) -> str:
     """The program of loss and gradient, before XLA sees it."""
     params = task.init(step.init_key(1))
-    batch = next(iter(task.train_data(1)))
-    batch = {name: x for name, x in batch.items() if np.asarray(x).dtype.kind not in "USOT"}
+    batch = on_device(next(iter(task.train_data(1))))
     return (
         jax.jit(jax.grad(task.loss, has_aux=True))
         .lower(params.trainable, params.frozen, params.stats, batch, jax.random.key(0))
