@@ -81,8 +81,8 @@ def _meet(name: str) -> None:
     # JAX has no public door to it; Orbax goes through this one as well.
     from jax._src import distributed
 
-    number = next(_meetings)
-    distributed.global_state.client.wait_at_barrier(f"{name}/{number}", 1000 * _LONGEST_WAIT_S)
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f"{name}/{next(_meetings)}", 1000 * _LONGEST_WAIT_S)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
