@@ -191,10 +191,12 @@ def configuration(
       environment: for HF_HUB_OFFLINE.
       cached: whether a hub id is in the hub's cache folder.
     """
-    problems = []
     from core_jax.train import sharding
 
-    batch, parts = values.get("batch_size"), devices
+    problems, parts = [], devices
+    # Gaze networks are published with their recipe, batch size included.
+    name = "batch_size" if "batch_size" in values else "recipe.batch_size"
+    batch = values.get("batch_size", (values.get("recipe") or {}).get("batch_size"))
     try:
         parts, _ = sharding.read_mesh((values.get("fit") or {}).get("mesh") or "", devices)
     except ValueError as error:
@@ -202,11 +204,11 @@ def configuration(
     else:
         if isinstance(batch, int) and batch % parts:
             problems.append(
-                f"config.batch_size={batch} does not divide among {parts} devices: expected a multiple of {parts}"
+                f"config.{name}={batch} does not divide among {parts} devices: expected a multiple of {parts}"
             )
     if isinstance(batch, int) and batch % processes:
         problems.append(
-            f"config.batch_size={batch} does not divide among {processes} processes: expected a multiple of {processes}"
+            f"config.{name}={batch} does not divide among {processes} processes: expected a multiple of {processes}"
         )
     for name in ("student", "teacher", "clip"):
         if problem := _model_problem(name, values.get(name), environment, cached):

@@ -208,6 +208,10 @@ def test_what_a_configuration_asks_for(tmp_path):
     assert checks.configuration(values, environment={}, **options) == [
         "config.batch_size=12 does not divide among 8 devices: expected a multiple of 8"
     ]
+    values = {"recipe": {"batch_size": 12}}
+    assert checks.configuration(values, environment={}, **options) == [
+        "config.recipe.batch_size=12 does not divide among 8 devices: expected a multiple of 8"
+    ]
 
 
 def test_sizes_read_well():

@@ -12,7 +12,7 @@ from launch import config, doctor_checks, runs
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEFINED = re.compile(r'DEFINE_\w+\(\s*"(\w+)"')
-IMPORTED = re.compile(r"from (launch[\w.]*) import \(?([\w, ]+)")
+IMPORTED = re.compile(r"from (launch[\w.]*) import (\([^)]*\)|.*)")
 # absl's own.
 ALWAYS = {"config", "help", "verbosity"}
 
