@@ -44,8 +44,9 @@ class Store:
 @pytest.fixture
 def job(monkeypatch):
     """Runs a function of the process' number in as many threads; gives what each returned or raised, and wrote."""
+
     class Me(threading.local):
-        number = None
+        number = -1
 
     me = Me()
     wrote = {}
@@ -66,7 +67,8 @@ def job(monkeypatch):
     def run(processes, function):
         store = Store()
         monkeypatch.setattr(crew, "_store", lambda: store)
-        monkeypatch.setattr(crew.Crew, "of_job", classmethod(lambda cls: cls(me.number, processes)))
+        own = staticmethod(lambda: crew.Crew(me.number, processes))
+        monkeypatch.setattr(crew.Crew, "of_job", own)
 
         def start(number):
             me.number, me.meetings = number, itertools.count()

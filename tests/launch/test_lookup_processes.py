@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
 from fdbpl_jax import layout
+from launch import config as config_lib
 from tests.fdbpl_jax import stub
 from tests.launch import processes
 
@@ -52,16 +52,20 @@ def config(base, tmp_path_factory):
         for i in range(count):
             pixels = generator.integers(0, 256, (6, 7, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f"{i:04d}.png")
-    changed = ml_collections.ConfigDict(base.to_dict())
-    changed.data.update(dataset="folder", root=str(root), shots=0, split="all")
-    changed.lookup.update(regions=2, shard_size=64, batch_size=64)
-    return changed
+    changes = {
+        "data.dataset": "folder",
+        "data.root": str(root),
+        "data.shots": 0,
+        "data.split": "all",
+        "lookup.regions": 2,
+        "lookup.shard_size": 64,
+        "lookup.batch_size": 64,
+    }
+    return config_lib.override(base, changes)
 
 
 def write_config(path, config, folder, before=""):
-    config = ml_collections.ConfigDict(config.to_dict())
-    config.lookup.dir = str(folder)
-    processes.write_config(path, config)
+    processes.write_config(path, config_lib.override(config, {"lookup.dir": str(folder)}))
     path.write_text(before + path.read_text())
     return path
 
@@ -101,9 +105,9 @@ def test_one_of_two_is_killed_and_nothing_is_lost_or_done_twice(config, tmp_path
     log = [json.loads(line) for line in (folder / layout.TIMING).read_text().splitlines()]
     written = sorted(name for line in log for name in line["shards"])
     wanted = sorted(path.name for path in folder.glob("*.arrayrecord"))
-    # A kill between a shard and its line in the log leaves that line out.
-    assert set(wanted) - set(written) <= set(wanted)
     assert len(written) == len(set(written))
+    # Labels and features of a shard get one line, after both: the end of each process may have come before it.
+    assert len(set(wanted) - set(written)) <= 2
 
 
 def test_told_to_leave_it_leaves_at_once_and_the_same_command_goes_on(config, tmp_path):
