@@ -12,7 +12,7 @@ from collections.abc import Callable
 import ml_collections
 
 ROOT = pathlib.Path(__file__).parents[2]
-_PATIENCE_S = 300
+_PATIENCE_S = 600
 
 # A step of a tiny model takes no time at all: its batches come late, so that a signal falls into the middle of a run.
 _SLOW = """
