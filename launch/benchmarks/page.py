@@ -71,18 +71,28 @@ def _section(section: Section, result: Result) -> str:
     blocks = [
         f"## {section.title}",
         section.prose.strip(),
-        "\n".join(["| work | ours | other | ratio |", "|---|---:|---:|---:|", *map(_row, rows)]),
+        table(rows),
         *(["\n".join(notes)] if notes else []),
         _footer(section.name, result),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    unit = row["unit"]
-    ours, other = timing.text(row["ours"], unit), timing.text(row["other"], unit)
-    cells = [row["work"].replace("|", "\\|"), ours, other, timing.ratio_text(row["ratio"])]
-    return "| " + " | ".join(cells) + " |"
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as `timing.Rows` has them, as a Markdown table; one column of numbers where nothing is compared."""
+    compared = any(row["other"] is not None for row in rows)
+    heads = ["work", "ours", "other", "ratio"] if compared else ["work", "measured"]
+    cells = [
+        [
+            row["work"].replace("|", "\\|"),
+            timing.text(row["ours"], row["unit"]),
+            timing.text(row["other"], row["unit"]),
+            timing.ratio_text(row["ratio"]),
+        ][: len(heads)]
+        for row in rows
+    ]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _footer(name: str, result: Result) -> str:

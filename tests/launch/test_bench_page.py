@@ -53,13 +53,17 @@ def test_a_section_is_heading_prose_table_notes_and_provenance():
     _, _, body = text.partition("## The first")
     assert body == (
         "\n\nProse.\n\n"
-        "| work | ours | other | ratio |\n|---|---:|---:|---:|\n"
+        "| work | ours | other | ratio |\n| --- | ---: | ---: | ---: |\n"
         "| a \\| b | 0.5000 s | 1.0000 s | 2.00x |\n"
         "| alone | 1,234 MB |  |  |\n\n"
         "- a | b: paid off\n\n"
         "`python -m launch.bench first --sizes=1,2`, 2026-01-02 03:04 UTC: 61 s, peak memory of its process 300 MB. "
         "Before it began, others kept 0.12 of 2 cores busy.\n"
     )
+
+
+def test_rows_that_compare_nothing_have_one_column_of_numbers():
+    assert page.table(ROWS[1:]) == "| work | measured |\n| --- | ---: |\n| alone | 1,234 MB |"
 
 
 def test_the_machine_stands_once_or_once_for_each():
