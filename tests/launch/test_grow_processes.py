@@ -25,7 +25,7 @@ def built(base, tmp_path_factory) -> ml_collections.ConfigDict:
     changes = {"lookup.dir": str(folder / "l"), "epochs": EPOCHS, "data.resident": "False"}
     changes |= {"lookup.batch_size": 16, "fit.save_every": 3}
     config = config_lib.override(base, changes)
-    build.build_from_config(config, progress=False)
+    build.build_from_config(config.to_dict(), progress=False)
     return config
 
 
