@@ -79,10 +79,11 @@ def test_strings_stay_on_the_host_and_name_the_samples():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_worker_processes_and_their_position():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_and_their_position(workers):
     plain = grain.MapDataset.range(64).seed(0).shuffle().repeat()
     plain = plain.map(lambda row: {"row": np.int64(row)}).to_iter_dataset()
-    options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=2)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
 
     def data():
         return plain.mp_prefetch(options).batch(toy.BATCH)
@@ -93,10 +94,11 @@ def test_worker_processes_and_their_position():
         np.testing.assert_array_equal(next(feed)[0]["row"], row)
     saved = feed.state()
     feed.close()
-    feed = open_feed(data(), saved=saved)
-    for row in rows[SNAPSHOT_EVERY + 1 :]:
-        np.testing.assert_array_equal(next(feed)[0]["row"], row)
-    feed.close()
+    for going_on in ({"saved": saved}, {"first": SNAPSHOT_EVERY + 1}):
+        feed = open_feed(data(), **going_on)
+        for row in rows[SNAPSHOT_EVERY + 1 :]:
+            np.testing.assert_array_equal(next(feed)[0]["row"], row)
+        feed.close()
 
 
 def test_all_problems_of_a_batch_are_named():
