@@ -26,7 +26,7 @@ setup(
             for rest in ("", ".*")
         ]
     ),
-    package_data={"core_jax": ["world/pair/**"]},
+    package_data={"core_jax": ["world/pair/**"], "launch": ["slurm.sbatch"]},
     include_package_data=False,
     install_requires=[
         "absl-py>=2.3",

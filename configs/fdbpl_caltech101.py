@@ -29,7 +29,11 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     config.student, config.teacher = PAIRS[pair]
     config.teacher_source = "lookup"  # or online
     config.seed = 1
-    config.dtype = "auto"
+    config.seeds = ()  # 1,2,3: three runs in one program, each with its own few-shot list
+    config.lrs = ()  # likewise learning rates
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "caltech101"
@@ -87,6 +91,7 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     config.weight_decay = 5e-4
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 500
     return config

@@ -20,7 +20,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.teacher = "world:teacher"
     config.teacher_source = "lookup"  # or online
     config.seed = 1
-    config.dtype = "auto"
+    config.seeds = ()  # 1,2,3: three runs in one program, each with its own few-shot list
+    config.lrs = ()  # likewise learning rates
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "world_objects"
@@ -79,6 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 5e-4
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 20
     config.fit.save_every = 320
     return config

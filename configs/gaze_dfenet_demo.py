@@ -19,7 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "dfenet"  # or gazetr_hybrid, resnet18_face, resnet50_face, l2cs, mean
     config.preset = "recommended"  # or faithful
     config.seed = 1
-    config.dtype = "auto"
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
+    config.ghost_norm = False  # with accumulate: normalise by the statistics of pieces
     config.steps = 0
     config.clip_norm = 0.0
     config.pairwise = 0.0
@@ -72,6 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.test.adapt_k = ()  # labelled pictures of a set of data.cross; see docs/gaze.md
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 20
     config.fit.save_every = 500
     config.fit.eval_every = 0

@@ -19,6 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "drnet"
     config.preset = "faithful"
     config.seed = 1
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
+    config.ghost_norm = False  # with accumulate: normalise by the statistics of pieces
 
     config.drnet = ml_collections.ConfigDict()
     config.drnet.use = "drnet"
@@ -49,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     test.draws = 20
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 1000
     config.fit.eval_every = 0

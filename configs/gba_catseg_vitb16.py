@@ -23,7 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.clip_finetune = "none"  # qv, full
     config.clip_lr = 0.01
     config.seed = 1
-    config.dtype = "auto"
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
 
     config.adapters = adapters = ml_collections.ConfigDict()
     adapters.use = "both"  # none, sda, cca, both
@@ -86,6 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = ""
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 2_000
     return config

@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.text_cache = "data/text_cache/convnext_l"
     config.remat = True
     config.seed = 1
-    config.dtype = "auto"
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
     config.alpha = 0.4
     config.beta = 0.8
 
@@ -100,6 +101,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = ""
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 5_000
     return config

@@ -22,7 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.templates = "single"
     config.text_cache = ""
     config.seed = 1
-    config.dtype = "auto"
+    config.dtype = "auto"  # float32, bfloat16, parity
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
 
     config.adapters = adapters = ml_collections.ConfigDict()
     adapters.use = "both"  # none, sda, cca, both
@@ -94,6 +96,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.clip_norm = 0.01
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 10
     config.fit.save_every = 100
     return config

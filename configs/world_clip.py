@@ -20,6 +20,9 @@ def get_config(name: str = "student") -> ml_collections.ConfigDict:
     config.task = "contrastive"
     config.name = name
     config.seed = 0
+    config.dtype = "float32"  # bfloat16, parity, auto
+    config.accumulate = 1  # pieces that a batch is run in, one after the other
+    config.remat = False  # compute values again in the backward pass instead of keeping them
 
     config.vision = {
         "image_size": 64,
@@ -56,6 +59,7 @@ def get_config(name: str = "student") -> ml_collections.ConfigDict:
     config.eval_scenes = 480
 
     config.fit = ml_collections.ConfigDict()
+    config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 20
     config.fit.save_every = 100
     config.fit.eval_every = 200

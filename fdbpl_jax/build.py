@@ -1,14 +1,18 @@
 """Building a region lookup: the teacher's labels of many regions per picture, made once. Docs: docs/formats.md.
 
-Every file is complete or absent; a killed build goes on where it stopped and ends in the same bytes. Shard s belongs to
-job s mod n, without any talk between jobs; whoever finds all shards present writes the manifest. A second lookup, of the
-same regions in another label space, costs one more matmul on the teacher's image features.
+Every file is complete or absent; a killed build goes on where it stopped and ends in the same bytes. The processes of a
+JAX job share the work: each looks at its part of the pictures, process 0 writes the plan and the list, the shards that
+are missing are dealt out, process 0 writes the manifest, and each ends with its digest. Independent jobs (`shards=(i, n)`)
+do not talk: shard s belongs to job s mod n, and whoever finds all shards present writes the manifest. Nothing grows with
+the number of pictures but eight bytes for each, while twins are looked for. A second lookup, of the same regions in
+another label space, costs one more matmul on the teacher's image features.
 """
 
 import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,8 +22,10 @@ import jax
 
 from core_jax.data import files, records
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, label, layout, towers
+from fdbpl_jax import crew as crews
+from fdbpl_jax import datasets, grow, label, layout, towers
 from fdbpl_jax import plan as plans
+from fdbpl_jax.begin import begin, scan_folder
 from fdbpl_jax.meter import Meter
 from fdbpl_jax.target import Part, Target, check_alike, from_config
 
@@ -44,7 +50,8 @@ def build_from_config(
       config: a ConfigDict or nested mapping as `fdbpl_jax.config.read` takes it; `lookup.dir` is the folder.
       features: also store features: of the config's student (True), of another model (its name), or not (False).
         None stores the config's student's unless data.source is "images".
-      shards: (i, n) makes this the i-th of n independent jobs; None splits over `jax.process_count()`.
+      shards: (i, n) makes this the i-th of n independent jobs; None shares the work with all processes of JAX's job,
+        each of which has to call this with the same arguments and see the same folders.
       also: folder of a second lookup: the same pictures in another label space, without features, in the same pass.
       also_split: its classes, "base", "new" or "all"; None takes data.split's.
       also_template: its sentence around a class name; None takes the config's.
@@ -99,51 +106,36 @@ def build_all(
     Args:
       targets: lookups of the same regions of the same pictures in different label spaces. They are written in one pass,
         each byte for byte as in a build of its own; teachers that share their `features` run once.
-      shards: (i, n), this is job i of n; None takes JAX's process index and count.
+      shards: (i, n), this is job i of n that do not talk; None: one of the processes of JAX's job.
       progress: on standard error.
 
     Raises:
       ValueError: sizes that cannot work, or targets that differ in more than their label space and k.
-      label.PictureErrors: unreadable pictures; nothing was written.
+      label.PictureErrors: unreadable pictures; no lookup was begun.
       plan.PlanMismatch: a folder was begun with other inputs; nothing was written.
       files.DiskFullError: no space; complete shards are kept.
+      crew.CrewError: another process of the job failed, has other inputs, or does not see the same folders.
     """
-    first = targets[0]
-    root, settings, items = first.dataset.root, first.settings, first.dataset.train
+    crew = crews.Crew(0, 1) if shards else crews.Crew.of_job()
+    share = shards or (crew.process, crew.processes)
     check_alike(targets)
-    job, jobs = shards or (jax.process_index(), jax.process_count())
     for target in targets:
-        plans.check(target.dataset, target.settings, job, jobs)
-    rows = label.scan(root, items, threads=settings.threads)
-    texts = [(target.folder, *target.texts(rows)) for target in targets]
-    for folder, _, wanted in texts:
-        for name, value in wanted.items():
-            plans.compare(folder, name, value)
-    for folder, images, wanted in texts:
-        _begin(folder, images, wanted)
+        plans.check(target.dataset, target.settings, *share)
+    images = begin(targets, share=share, crew=crew, progress=progress)
+    first, settings = targets[0], targets[0].settings
+    parts = [part for target in targets for part in target.parts()]
     labeller = label.Labeller(
-        root=root,
-        images=rows,
+        root=first.dataset.root,
+        images=images,
         regions=settings.regions,
         seed=settings.seed,
         rule=settings.rule,
         batch_size=settings.batch_size,
         threads=settings.threads,
     )
-    parts = [part for target in targets for part in target.parts()]
-    _write_missing(parts, labeller, settings.shard_size, (job, jobs), progress)
-    for target in targets:
-        finish(target.folder)
-
-
-def _begin(folder: Path, images: str, wanted: Mapping[str, dict[str, Any]]) -> None:
-    for name, value in wanted.items():
-        if not (folder / name).is_file():
-            files.atomic_write(folder / name, layout.dump(value))
-    path = folder / layout.IMAGES
-    if not path.is_file() or files.sha256_file(path) != files.digest_text(images):
-        files.atomic_write(path, images)
-    files.remove_leftovers(folder)
+    labeller = grow.remember(labeller, parts)
+    _write_missing(parts, labeller, settings.shard_size, share, crew, progress)
+    _finish_all(targets, parts, crew)
 
 
 def _is_done(path: Path, rows: range) -> bool:
@@ -160,28 +152,55 @@ def _write_missing(
     labeller: label.Labeller,
     shard_size: int,
     share: tuple[int, int],
+    crew: crews.Crew,
     progress: bool,
 ) -> None:
     ranges = layout.shard_rows(len(labeller.images), shard_size)
-    missing = []
-    for index, rows in list(enumerate(ranges))[share[0] :: share[1]]:
-        paths = [part.folder / records.shard_name(part.kind, index, len(ranges)) for part in parts]
-        todo = [(part, path) for part, path in zip(parts, paths) if not _is_done(path, rows)]
-        if todo:
-            missing.append((rows, todo))
-    total = sum(len(rows) for rows, _ in missing) * labeller.regions
-    with Meter(total, "regions", "lookup", show=progress) as meter:
-        for rows, todo in missing:
-            start = time.perf_counter()
-            found = labeller(rows, [part.output for part, _ in todo], tick=meter.advance)
-            images = [labeller.images[row] for row in rows]
-            for (part, path), arrays in zip(todo, found):
-                payloads = part.encode(rows, images, arrays)
-                records.write_shard(path, payloads, first_row=rows.start, options=part.options)
-            seconds = time.perf_counter() - start
-            for folder in dict.fromkeys(path.parent for _, path in todo):
-                names = [path.name for _, path in todo if path.parent == folder]
-                _log_time(folder, names, len(rows) * labeller.regions, seconds)
+
+    def shard(part: Part, index: int) -> Path:
+        return part.folder / records.shard_name(part.kind, index, len(ranges))
+
+    def lost() -> list[tuple[int, list[int]]]:
+        """Shards of this process' share that are not whole: their number, and which of the parts lack them."""
+        found = []
+        for index in range(share[0], len(ranges), share[1]):
+            todo = [
+                number
+                for number, part in enumerate(parts)
+                if not _is_done(shard(part, index), ranges[index])
+            ]
+            if todo:
+                found.append((index, todo))
+        return found
+
+    # What a process that was lost has left undone is all of one share: dealt out anew, everybody gets some of it.
+    dealt = sorted(entry for entries in crew.share(lost) for entry in entries)
+    mine = dealt[crew.process :: crew.processes]
+
+    def write() -> None:
+        total = sum(len(ranges[index]) for index, _ in mine) * labeller.regions
+        with Meter(total, "regions", "lookup", show=progress) as meter:
+            for index, todo in mine:
+                paths = [(parts[number], shard(parts[number], index)) for number in todo]
+                _write_shards(ranges[index], paths, labeller, meter)
+
+    crew.share(write)
+
+
+def _write_shards(
+    rows: range, todo: Sequence[tuple[Part, Path]], labeller: label.Labeller, meter: Meter
+) -> None:
+    """Labels some rows and writes a shard of each part, to its path."""
+    start = time.perf_counter()
+    found = labeller(rows, [part.output for part, _ in todo], tick=meter.advance)
+    images = labeller.images[rows.start : rows.stop]
+    for (part, path), arrays in zip(todo, found):
+        payloads = part.encode(rows, images, arrays)
+        records.write_shard(path, payloads, first_row=rows.start, options=part.options)
+    seconds = time.perf_counter() - start
+    for folder in dict.fromkeys(path.parent for _, path in todo):
+        names = [path.name for _, path in todo if path.parent == folder]
+        _log_time(folder, names, len(rows) * labeller.regions, seconds)
 
 
 def _log_time(folder: Path, names: Sequence[str], count: int, seconds: float) -> None:
@@ -189,6 +208,39 @@ def _log_time(folder: Path, names: Sequence[str], count: int, seconds: float) ->
     line = files.canonical_json({"shards": names, "regions": count, "seconds": round(seconds, 3)})
     with open(folder / layout.TIMING, "a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def _finish_all(targets: Sequence[Target], parts: Sequence[Part], crew: crews.Crew) -> None:
+    def write() -> list[str | None]:
+        if crew.processes > 1:
+            _await_shards(targets)
+        done = [finish(target.folder) for target in targets]
+        if all(done):
+            shutil.rmtree(scan_folder(targets[0]), ignore_errors=True)
+            grow.forget(parts)
+        paths = [target.folder / layout.MANIFEST for target in targets]
+        return [files.sha256_file(path) if ok else None for path, ok in zip(paths, done)]
+
+    digests = crew.share(lambda: write() if crew.leads else None)[0]
+    if crew.processes > 1:
+
+        def see() -> None:
+            for target, digest in zip(targets, digests):
+                crews.await_digest(target.folder / layout.MANIFEST, digest)
+
+        crew.share(see)
+
+
+def _await_shards(targets: Sequence[Target]) -> None:
+    for target in targets:
+        ranges = layout.shard_rows(len(target.dataset.train), target.settings.shard_size)
+        for part in target.parts():
+            crews.wait(
+                lambda part=part, ranges=ranges: (
+                    _present(part.folder, part.kind, ranges) is not None
+                ),
+                crews.unseen(part.folder / f"{part.kind}-*.arrayrecord"),
+            )
 
 
 def finish(folder: str | Path) -> bool:

@@ -33,7 +33,8 @@ class DataConfig:
       shots: training pictures per class; 0 takes all.
       seed: seed of the few-shot lists.
       split: classes to train on: "base" (then both halves are judged), "new", or "all".
-      source: "features" of the lookup, "images", or "auto": features where they are stored and legal.
+      source: "features" of the lookup, "images", "auto": features where they are stored and legal; or "grow": what the
+        lookup does not have yet is labelled while training, and kept in it.
       fresh: draw new regions for every visit instead of the lookup's; "auto" where nothing else needs the lookup.
       resident: the lookup lies on every device: "auto" (up to 2 GiB), "True" or "False".
       workers: processes that decode images; 0 decodes in threads of this one.
@@ -65,7 +66,7 @@ class LookupConfig:
       top_k: classes stored per region.
       dense: store every class; None decides by their number (up to 64).
       seed: of the boxes.
-      seeds: seeds of the few-shot lists whose union is labelled; empty takes data.seed alone.
+      seeds: seeds of the few-shot lists whose union is labelled; empty takes those that are trained.
       scale: smallest and largest area of a box, as a share of the picture.
       shard_size: pictures per file.
       batch_size: regions in one forward pass of the teacher.
@@ -96,7 +97,10 @@ class Config:
       lr: highest learning rate; warmup_lr: that of the first epoch.
       momentum, weight_decay: of SGD.
       seed: of data order and initialisation.
-      dtype: what the towers compute in: "auto" (bfloat16 on accelerators), "float32" or "bfloat16".
+      seeds: several runs in one program, each with its own `seed` and `data.seed`; empty: one run.
+      lrs: several runs in one program, each with its own `lr`; with seeds, each pair of both.
+      dtype: what the towers compute in: "auto" (bfloat16 on accelerators), "float32", "bfloat16" or "parity" (`settings.compute_dtype`).
+      accumulate, remat: see `core_jax.train.memory.Memory`; pieces are those of the pictures, which the image towers see.
     """
 
     method: str = "fdbpl"
@@ -115,7 +119,11 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     seed: int = 1
+    seeds: tuple[int, ...] = ()
+    lrs: tuple[float, ...] = ()
     dtype: str = "auto"
+    accumulate: int = 1
+    remat: bool = False
 
     @property
     def distilled(self) -> bool:
@@ -142,6 +150,11 @@ class Config:
         return self.distilled and self.teacher_source == "lookup"
 
     @property
+    def grows(self) -> bool:
+        """Whether the lookup is labelled as it is read."""
+        return self.method != "zeroshot" and self.data.source == "grow"
+
+    @property
     def needs_lookup(self) -> bool:
         """Whether training reads the lookup: its labels, its features, or only its boxes."""
         return self.method != "zeroshot" and not self.fresh
@@ -150,9 +163,9 @@ class Config:
 _CHOICES = {
     "method": METHODS,
     "teacher_source": ("lookup", "online"),
-    "dtype": ("auto", "float32", "bfloat16"),
+    "dtype": settings.DTYPES,
     "data.split": ("base", "new", "all"),
-    "data.source": ("auto", "features", "images"),
+    "data.source": ("auto", "features", "images", "grow"),
     "data.fresh": ("auto", "True", "False"),
     "data.resident": ("auto", "True", "False"),
     "data.judge": ("test", "val"),
@@ -171,6 +184,7 @@ _AT_LEAST = {
     "lookup.batch_size": 1,
     "prompt.context": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "epochs": 1,
     "regions_per_visit": 1,
     "lr": 0,
@@ -240,7 +254,12 @@ def _sources(config: Config) -> Iterator[str]:
             "config.data.source=features: features are stored for the lookup's regions and for the student only; "
             "fresh regions and an online teacher need data.source=images"
         )
-    if data.resident == "True" and (online or data.source == "images" or config.fresh):
+    if config.grows and not config.stored_labels:
+        yield (
+            f"config.data.source=grow: method={config.method} with teacher_source={config.teacher_source} reads no labels "
+            "of a lookup; set data.source=auto"
+        )
+    if data.resident == "True" and (online or data.source in ("images", "grow") or config.fresh):
         yield "config.data.resident=True: only the lookup's labels and features can lie on the device; set it to auto"
     if config.needs_lookup and not config.lookup.dir:
         yield "config.lookup.dir is empty: name the folder of the lookup (python -m launch.lookup build makes it)"

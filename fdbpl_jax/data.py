@@ -27,12 +27,12 @@ import numpy as np
 from jaxtyping import Array, Int, Int64
 
 from core_jax.data import images, rng, stream
+from fdbpl_jax import grow, regions
 from fdbpl_jax import lookup as lookups
-from fdbpl_jax import regions
 from fdbpl_jax.datasets import Item
 
 Path = pathlib.Path
-SOURCES = ("resident", "features", "images", "fresh")
+SOURCES = ("resident", "features", "images", "grow", "fresh")
 
 
 # An image keeps one order of its regions for R / K passes.
@@ -88,6 +88,8 @@ def train_data(
     image_size: int,
     teacher_size: int | None = None,
     lookup: lookups.Lookup | None = None,
+    growing: grow.Growing | None = None,
+    steps: int = 0,
     rule: regions.CropRule = regions.FRESH_RULE,
     workers: int = 0,
     threads: int = 2,
@@ -100,7 +102,8 @@ def train_data(
       items: the run's training pictures, in the order of the few-shot list.
       root: the picture folder; read for "images" and "fresh" only.
       source: "resident": only row, region, label and mask, for a lookup that lies on the device (`gather`);
-        "features": stored student features with the labels; "images": pixels of stored regions with the labels;
+        "features": stored student features with the labels; "images": pixels of stored regions with the labels; "grow":
+        what "features" gives, of a lookup that is labelled as it is read;
         "fresh": pixels of regions drawn for each visit from (seed, visit), without labels of a teacher.
       batch_size: B, regions per step over all processes.
       regions_per_visit: K.
@@ -108,6 +111,8 @@ def train_data(
       image_size: side of the student's pictures in pixels.
       teacher_size: side of an online teacher's pictures; where it differs, batches also hold `teacher_image`.
       lookup: opened; needed unless the source is "fresh".
+      growing: the same lookup; needed where the source is "grow".
+      steps: of the run, needed there too: the data end with it, for nothing behind its end is to be labelled.
       rule: the law of fresh regions.
       workers: processes that decode; 0 decodes in threads of this one.
       threads: that read ahead in each process.
@@ -123,6 +128,8 @@ def train_data(
     process = jax.process_index() if process_index is None else process_index
     processes = jax.process_count() if process_count is None else process_count
     _check(items, source, batch_size, regions_per_visit, processes, lookup)
+    if (source == "grow") != (growing is not None):
+        raise ValueError(f"source={source!r}: a growing lookup is given if and only if it is read")
     if source == "fresh":
         lookup = None
     rows = np.full(len(items), -1) if lookup is None else lookup.rows_of(items)
@@ -140,10 +147,13 @@ def train_data(
 
     import grain
 
-    if source == "resident":
-        # Ids cost microseconds, so a whole step is one element; there is nothing for workers to do.
-        steps = grain.MapDataset.range(stream.ENDLESS // share.count).map(ids.step)
-        return steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
+    if source in ("resident", "grow"):
+        # A whole step is one element: ids cost microseconds, and what grows is labelled in the order of the steps, by
+        # one thread of this process. There is nothing for workers to do.
+        read = ids.step if growing is None else growing.reader(ids.step, steps)
+        count = stream.ENDLESS // share.count if growing is None else steps
+        whole = grain.MapDataset.range(count).map(read)
+        return whole.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
     load = _Load(
         ids=ids,
         paths=tuple(item.path for item in items),

@@ -2,21 +2,25 @@
 
 CoOp's layout (github.com/KaiyangZhou/CoOp) is one root with a folder per data set and a split file in it,
 {"train" | "val" | "test": [[path relative to the image folder, label, class name], ...]}. Few-shot lists equal
-CoOp's for the same seed. Docs: docs/data.md.
+CoOp's for the same seed. Long lists lie in temporary files (core_jax.data.lines). Docs: docs/data.md.
 """
 
+import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from core_jax.data import files, images, rng
+from core_jax.data import files, lines
+from fdbpl_jax import folders
 
 Path = pathlib.Path
-SPLITS = ("train", "val", "test")
+SPLITS = folders.SPLITS
 
 
 class DatasetError(ValueError):
@@ -41,9 +45,9 @@ class Dataset:
 
     name: str
     root: Path
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
-    test: tuple[Item, ...]
+    train: Sequence[Item]
+    val: Sequence[Item]
+    test: Sequence[Item]
     classes: tuple[str, ...]
     template: str
 
@@ -99,8 +103,18 @@ NAMES = (*LAYOUTS, FOLDER)
 
 
 def list_digest(items: Iterable[Item]) -> str:
-    """SHA-256 of a list of pictures: paths, labels and class names in order."""
-    return files.digest([[item.path, item.label, item.name] for item in items])
+    """SHA-256 of a list of pictures: paths, labels and class names in order, as `files.digest` has it for lists."""
+    found, before = hashlib.sha256(b"["), ""
+    for item in items:
+        found.update((before + files.canonical_json([item.path, item.label, item.name])).encode())
+        before = ","
+    found.update(b"]")
+    return found.hexdigest()
+
+
+def same_paths(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    """Whether two lists of pictures name the same files in the same order."""
+    return len(one) == len(two) and all(a.path == b.path for a, b in zip(one, two))
 
 
 def texts(classes: Sequence[str], template: str) -> list[str]:
@@ -182,55 +196,10 @@ def _load_folder(root: Path, template: str, seed: int) -> tuple[Dataset | None, 
         return None, [f"the folder {root} does not exist"]
     if (root / "split.json").is_file():
         return _from_split_file(FOLDER, root, root / "split.json", template)
-    problems: list[str] = []
-    lists: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    if (root / "train").is_dir():
-        for split, names in zip(SPLITS, (("train",), ("val", "valid", "validation"), ("test",))):
-            for name in names:
-                for folder, paths in _class_folders(root, root / name, problems).items():
-                    lists[split] += [(path, folder) for path in paths]
-        # Without pictures set aside for testing, those for validation are what there is to judge by.
-        lists["test"] = lists["test"] or lists["val"]
-    else:
-        for folder, paths in _class_folders(root, root, problems).items():
-            order = rng.permutation(f"split:{seed}:{folder}", len(paths))
-            tests, vals = int(0.3 * len(paths)), int(0.2 * len(paths))
-            for split, part in zip(
-                SPLITS, (order[tests + vals :], order[tests : tests + vals], order[:tests])
-            ):
-                lists[split] += [(paths[i], folder) for i in sorted(part)]
-    label = {name: i for i, name in enumerate(sorted({name for _, name in lists["train"]}))}
-    rows = {
-        split: [[path, label.get(name, -1), name] for path, name in lists[split]]
-        for split in SPLITS
-    }
-    if not label and not problems:
-        problems.append(f"{root} holds no class folder with pictures in it")
-    for split in ("val", "test"):
-        unknown = sorted({row[2] for row in rows[split] if row[1] < 0})
-        problems += [
-            f"class {name!r} has {split} pictures but none to train on" for name in unknown
-        ]
+    rows, problems = folders.list_pictures(root, seed)
     if problems:
         return None, problems
     return _build(FOLDER, root, rows, template)
-
-
-def _class_folders(root: Path, folder: Path, problems: list[str]) -> dict[str, list[str]]:
-    """Class folder -> its pictures, relative to root, sorted; classes without any are problems."""
-    found: dict[str, list[str]] = {}
-    if not folder.is_dir():
-        return found
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        names = sorted(path.name for path in entry.iterdir() if images.is_image_name(path.name))
-        found[entry.name] = [(entry / name).relative_to(root).as_posix() for name in names]
-        if not names:
-            problems.append(
-                f"the class folder {entry} holds no picture ({', '.join(images.SUFFIXES)})"
-            )
-    return found
 
 
 def _from_split_file(
@@ -246,21 +215,23 @@ def _from_split_file(
 
 
 def _build(
-    name: str, root: Path, rows: dict[str, list], template: str
+    name: str, root: Path, rows: Mapping[str, Iterable[Any]], template: str
 ) -> tuple[Dataset | None, list[str]]:
     """Lists of [path, label, class name] as a data set; every row is checked."""
     problems: list[str] = []
-    lists: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    lists: dict[str, Sequence[Item]] = {}
     names: dict[int, str] = {}
     if template.count("{}") != 1:
         problems.append(f"the template {template!r} must hold {{}} exactly once")
     for split in SPLITS:
+        spool = lines.Spool(_item)
         for number, row in enumerate(rows[split]):
             problem = _row_problem(row, names)
             if problem:
                 problems.append(f"{split} row {number}, {row!r}: {problem}")
             else:
-                lists[split].append(Item(*row))
+                spool.append(row)
+        lists[split] = spool.sequence()
     seen = sorted({item.label for item in lists["train"]})
     if seen != list(range(len(seen))):
         missing = sorted(set(range(seen[-1] + 1)) - set(seen)) if seen else []
@@ -280,9 +251,17 @@ def _build(
         root=root,
         classes=tuple(names[label] for label in sorted(names)),
         template=template,
-        **{split: tuple(lists[split]) for split in SPLITS},
+        **lists,
     )
     return dataset, problems
+
+
+def _item(row: Sequence[Any]) -> Item:
+    return Item(*row)
+
+
+def _list(items: Iterable[Item]) -> Sequence[Item]:
+    return lines.collect(((item.path, item.label, item.name) for item in items), _item)
 
 
 def _row_problem(row: object, names: dict[int, str]) -> str | None:
@@ -323,18 +302,27 @@ def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
 
 
 def _sample(items: Sequence[Item], shots: int, generator: random.Random) -> tuple[Item, ...]:
-    groups: dict[int, list[Item]] = {}
+    counts = collections.Counter(item.label for item in items)
+    # Sampling the places in a group draws what sampling its pictures would, without holding those.
+    places = {
+        label: generator.sample(range(count), shots) if count >= shots else range(count)
+        for label, count in counts.items()
+    }
+    wanted = {(label, place) for label, chosen in places.items() for place in chosen}
+    found: dict[tuple[int, int], Item] = {}
+    seen: collections.Counter[int] = collections.Counter()
     for item in items:
-        groups.setdefault(item.label, []).append(item)
-    return tuple(
-        item
-        for group in groups.values()
-        for item in (generator.sample(group, shots) if len(group) >= shots else group)
-    )
+        key = (item.label, seen[item.label])
+        seen[item.label] += 1
+        if key in wanted:
+            found[key] = item
+    return tuple(found[label, place] for label, chosen in places.items() for place in chosen)
 
 
 def union(dataset: Dataset, shots: int, seeds: Sequence[int]) -> Dataset:
     """The data set whose train list is the union of several seeds' few-shot lists, in the full list's order."""
+    if shots == 0:
+        return dataset
     chosen = {item for seed in seeds for item in few_shot(dataset, shots, seed).train}
     return dataclasses.replace(
         dataset, train=tuple(item for item in dataset.train if item in chosen)
@@ -365,8 +353,8 @@ def half(dataset: Dataset, part: str) -> Dataset:
     kept = labels[:cut] if part == "base" else labels[cut:]
     position = {label: i for i, label in enumerate(kept)}
 
-    def relabel(items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(
+    def relabel(items: Sequence[Item]) -> Sequence[Item]:
+        return _list(
             dataclasses.replace(item, label=position[item.label])
             for item in items
             if item.label in position
@@ -383,8 +371,8 @@ def relabel(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """The same pictures in another label space: labels count within `classes`, -1 for pictures of other classes."""
     position = {name: i for i, name in enumerate(classes)}
 
-    def within(items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(dataclasses.replace(item, label=position.get(item.name, -1)) for item in items)
+    def within(items: Sequence[Item]) -> Sequence[Item]:
+        return _list(dataclasses.replace(item, label=position.get(item.name, -1)) for item in items)
 
     return dataclasses.replace(
         dataset,

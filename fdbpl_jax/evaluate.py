@@ -41,11 +41,14 @@ class Judge:
 
     Args:
       inputs: what the run depends on.
+      pictures: what `pictures` has returned so far, by part; runs that are judged on the same pictures hand over one dict.
     """
 
-    def __init__(self, inputs: Inputs):
+    def __init__(
+        self, inputs: Inputs, pictures: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+    ):
         self.inputs = inputs
-        self._pictures: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._pictures = {} if pictures is None else pictures
 
     def __call__(self, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
         """Per part ("base", "new" or "all"): accuracy_percent, correct, total; and harmonic_mean_percent."""
@@ -97,16 +100,14 @@ def class_features(
     inputs: Inputs, part: str, context: Float[Array, "M d"] | Float[Array, "C M d"], frozen: dict
 ) -> Float[np.ndarray, "C D"]:
     """Unit-norm text features of a part's classes under one context."""
-    run = _jitted_class_features(inputs, part)
+    run = _jitted_class_features(inputs.student.config, inputs.plans[part], inputs.dtype)
     return np.asarray(run(frozen["student"]["text"], context[None]))[0]
 
 
 @functools.lru_cache(maxsize=16)
-def _jitted_class_features(inputs: Inputs, part: str) -> Any:
+def _jitted_class_features(config: clip.ClipConfig, plan: text.Plan, dtype: str) -> Any:
     def run(tower: dict, context: Array) -> Array:
-        dtype = jnp.dtype(inputs.dtype)
-        config, plan = inputs.student.config, inputs.plans[part]
-        return text.class_features({"text": tower}, config, plan, context, dtype)
+        return text.class_features({"text": tower}, config, plan, context, jnp.dtype(dtype))
 
     return jax.jit(run)
 

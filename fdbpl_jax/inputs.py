@@ -5,6 +5,7 @@ of what it returns.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from absl import logging
 from core_jax import clip
 from core_jax.data import files
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, prompts, text, towers
+from fdbpl_jax import datasets, grow, prompts, target, text, towers
 from fdbpl_jax import lookup as lookups
 
 # A lookup up to this size lies on every device unless the config decides.
@@ -34,7 +35,8 @@ class Inputs:
       parts: what is judged: {"base", "new"} after training on base, else the one part trained on.
       plans: how text features are computed, for each of `parts` and for "train".
       source: where regions come from, one of `data.SOURCES`; None when nothing is trained.
-      lookup: opened, where it is read.
+      lookup: opened, where it is read; of one that grows, its head.
+      growing: the lookup, where it is labelled as it is read.
       teacher: the model, where it runs online.
       dtype: what the towers compute in.
       pins: digests of all of it.
@@ -50,6 +52,7 @@ class Inputs:
     teacher: clip.Clip | None
     dtype: str
     pins: Mapping[str, str]
+    growing: grow.Growing | None = None
 
 
 def open_inputs(config: configs.Config) -> Inputs:
@@ -64,7 +67,8 @@ def open_inputs(config: configs.Config) -> Inputs:
     train = datasets.half(chosen, data.split)
     names = ("base", "new") if data.split == "base" else (data.split,)
     parts = {name: datasets.half(chosen, name) for name in names}
-    student = towers.load(config.student)
+    load = functools.cache(towers.load)
+    student = load(config.student)
     student_digest = clip.weights_digest(student.params)
     plans = text_plans(config, student, {"train": train.classes} | _classes(parts))
     pins = {
@@ -74,17 +78,22 @@ def open_inputs(config: configs.Config) -> Inputs:
         "classes": files.digest(list(train.classes)),
         "train_classes": str(len(train.classes)),
     }
-    teacher = lookup = source = None
+    teacher = lookup = growing = source = None
     if config.method != "zeroshot":
         source = "fresh"
-        teacher = _teacher(config) if config.distilled else None
+        teacher = _teacher(config) if config.distilled and not config.grows else None
         if teacher is not None:
             pins["teacher"] = clip.weights_digest(teacher.params)
         if not config.fresh:
-            lookup = _lookup(config, train, student_digest, teacher, pins.get("teacher"))
+            expected = _expected(config, train, student_digest, teacher, pins.get("teacher"))
+            if config.grows:
+                growing = grow.open(target.growing(config, load), expected)
+                lookup, source = growing.lookup, "grow"
+            else:
+                lookup = lookups.open(config.lookup.dir, expected)
+                source = _source(config, lookup)
             pins["lookup"] = lookup.digest
             pins.setdefault("teacher", lookup.manifest["teacher"]["digest"])
-            source = _source(config, lookup)
         logging.info("regions come from %s; %s", source, _describe(plans["train"], config, student))
     return Inputs(
         config=config,
@@ -97,6 +106,7 @@ def open_inputs(config: configs.Config) -> Inputs:
         teacher=teacher if config.teacher_source == "online" else None,
         dtype=towers.compute_dtype(config.dtype),
         pins=pins,
+        growing=growing,
     )
 
 
@@ -144,30 +154,27 @@ def _teacher(config: configs.Config) -> clip.Clip | None:
     return None
 
 
-def _lookup(
+def _expected(
     config: configs.Config,
     train: datasets.Dataset,
     student_digest: str,
     teacher: clip.Clip | None,
     teacher_digest: str | None,
-) -> lookups.Lookup:
+) -> lookups.Expected:
     online = config.distilled and config.teacher_source == "online"
     labels = config.stored_labels
-    return lookups.open(
-        config.lookup.dir,
-        lookups.Expected(
-            items=train.train,
-            root=train.root,
-            classes=train.classes,
-            template=train.template,
-            teacher=config.teacher if labels else None,
-            teacher_digest=teacher_digest if labels else None,
-            logit_scale=math.exp(teacher.params["logit_scale"]) if labels and teacher else None,
-            scale=config.lookup.scale,
-            regions_per_visit=config.regions_per_visit,
-            source="images" if online else config.data.source,
-            student_digest=student_digest,
-        ),
+    return lookups.Expected(
+        items=train.train,
+        root=train.root,
+        classes=train.classes,
+        template=train.template,
+        teacher=config.teacher if labels else None,
+        teacher_digest=teacher_digest if labels else None,
+        logit_scale=math.exp(teacher.params["logit_scale"]) if labels and teacher else None,
+        scale=config.lookup.scale,
+        regions_per_visit=config.regions_per_visit,
+        source="images" if online else config.data.source,
+        student_digest=student_digest,
     )
 
 

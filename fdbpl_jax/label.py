@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from core_jax.data import images
 from fdbpl_jax import layout, regions
-from fdbpl_jax.datasets import Item
 from fdbpl_jax.towers import Student, Teacher
 
 Path = pathlib.Path
@@ -61,48 +60,36 @@ def truncate(logits: Float[Array, "B C"], top_k: int | None) -> dict[str, Array]
 _truncate = jax.jit(truncate, static_argnames="top_k")
 
 
-def scan(root: Path, items: Sequence[Item], *, threads: int | None = None) -> list[layout.ImageRow]:
-    """Decodes every picture once, to know digests and sizes and to find what is unreadable before anything is written.
-
-    Raises:
-      PictureErrors: listing every picture that is missing, unreadable, too large, or twice on the list.
-    """
-    paths = [item.path for item in items]
-    doubled = [path for path, count in collections.Counter(paths).items() if count > 1]
-    problems = [f"{path} is on the list twice" for path in doubled]
-    rows: list[layout.ImageRow] = []
-    with futures.ThreadPoolExecutor(threads or default_threads()) as pool:
-        for item, found in zip(items, pool.map(lambda path: _look(root, path), paths)):
-            if isinstance(found, str):
-                problems.append(found)
-            else:
-                sha256, height, width = found
-                rows.append(layout.ImageRow(item.path, sha256, height, width, item.label))
-    if problems:
-        raise PictureErrors(
-            f"{len(problems)} of {len(items)} pictures below {root} cannot be labelled; nothing was written:\n  - "
-            + "\n  - ".join(problems)
-        )
-    return rows
-
-
 def default_threads() -> int:
     """Threads for decoding: pillow releases the interpreter lock, so as many as there are cores, up to 16."""
     return max(2, min(16, os.cpu_count() or 1))
 
 
-def _look(root: Path, path: str) -> tuple[str, int, int] | str:
-    try:
-        data, image = _read(root / path)
-    except images.ImageError as error:
-        return str(error)
-    height, width = image.shape[:2]
-    if max(height, width) > regions.MAX_SIDE:
-        return f"{root / path} is {height} x {width} pixels: sides may have {regions.MAX_SIDE}"
-    return hashlib.sha256(data).hexdigest(), height, width
+def in_order(
+    function: Callable[[Any], Any], values: Iterable[Any], threads: int | None = None
+) -> Iterator[Any]:
+    """What a function gives for each value, in their order; threads compute a few ahead, never all."""
+    threads = threads or default_threads()
+    queue: collections.deque = collections.deque()
+    with futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for value in values:
+                queue.append(pool.submit(function, value))
+                if len(queue) > threads + 2:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+        finally:
+            for future in queue:
+                future.cancel()
 
 
-def _read(path: Path) -> tuple[bytes, np.ndarray]:
+def read(path: Path) -> tuple[bytes, np.ndarray]:
+    """A picture file's bytes and its pixels, u8 (H, W, 3).
+
+    Raises:
+      images.ImageError: it cannot be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -218,26 +205,17 @@ class Labeller:
         self, rows: Sequence[int], drawn: Sequence[regions.Regions], sizes: Sequence[int]
     ) -> Iterator[dict[int, np.ndarray]]:
         """The pixels of each row's regions, at every size that is wanted, decoded ahead in threads."""
-        threads = self.threads or default_threads()
-        queue: collections.deque = collections.deque()
-        with futures.ThreadPoolExecutor(threads) as pool:
-            try:
-                for row, one in zip(rows, drawn):
-                    queue.append(pool.submit(self._crop, row, one, sizes))
-                    if len(queue) > threads + 2:
-                        yield queue.popleft().result()
-                while queue:
-                    yield queue.popleft().result()
-            finally:
-                for future in queue:
-                    future.cancel()
+        yield from in_order(
+            lambda pair: self._crop(pair[0], pair[1], sizes), zip(rows, drawn), self.threads
+        )
 
     def _crop(
         self, row: int, drawn: regions.Regions, sizes: Sequence[int]
     ) -> dict[int, np.ndarray]:
-        path = self.root / self.images[row].path
-        data, image = _read(path)
-        if hashlib.sha256(data).hexdigest() != self.images[row].sha256:
+        known = self.images[row]
+        path = self.root / known.path
+        data, image = read(path)
+        if hashlib.sha256(data).hexdigest() != known.sha256:
             raise PictureErrors(
                 f"{path} has changed since the build began: put the old file back, or build into a new folder"
             )

@@ -8,11 +8,12 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from core_jax.data import files, records
+from core_jax.data import files, lines, records
 
 Path = pathlib.Path
 
@@ -150,15 +151,23 @@ def dump(value: dict) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def dump_images(rows: Sequence[ImageRow]) -> str:
+def dump_image(row: ImageRow) -> str:
+    """A line of images.jsonl."""
+    return files.canonical_json(vars(row)) + "\n"
+
+
+def dump_images(rows: Iterable[ImageRow]) -> str:
     """The text of images.jsonl."""
-    return "".join(files.canonical_json(dataclasses.asdict(row)) + "\n" for row in rows)
+    return "".join(map(dump_image, rows))
 
 
-def load_images(path: str | os.PathLike) -> tuple[ImageRow, ...]:
-    """Reads images.jsonl."""
-    text = Path(path).read_text(encoding="utf-8")
-    return tuple(ImageRow(**json.loads(line)) for line in text.split("\n") if line)
+def load_images(path: str | os.PathLike) -> Sequence[ImageRow]:
+    """The rows of images.jsonl; long lists are read from the file when they are asked for."""
+    return lines.read(path, _image_row)
+
+
+def _image_row(value: dict[str, Any]) -> ImageRow:
+    return ImageRow(**value)
 
 
 def differences(ours: object, theirs: object, where: str = "") -> list[str]:

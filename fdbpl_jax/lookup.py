@@ -36,13 +36,13 @@ class Lookup:
     Attributes:
       folder: where it lies.
       manifest: manifest.json, parsed.
-      images: row -> path, SHA-256, height, width, label.
+      images: row -> path, SHA-256, height, width, label; long lists stay in images.jsonl.
       student: the slug of the stored features this run uses, or None.
     """
 
     folder: Path
     manifest: Mapping[str, Any] = dataclasses.field(repr=False)
-    images: tuple[layout.ImageRow, ...] = dataclasses.field(repr=False)
+    images: Sequence[layout.ImageRow] = dataclasses.field(repr=False)
     student: str | None = None
 
     @property
@@ -102,10 +102,6 @@ class Lookup:
         return self.num_images * per_image
 
     @functools.cached_property
-    def _rows(self) -> dict[str, int]:
-        return {image.path: row for row, image in enumerate(self.images)}
-
-    @functools.cached_property
     def _labels(self) -> records.Reader:
         return records.Reader(self.folder, shards(self.manifest["shards"]))
 
@@ -127,10 +123,14 @@ class Lookup:
         Raises:
           UnusableLookup: naming the pictures that have none.
         """
-        absent = [item.path for item in items if item.path not in self._rows]
+        rows = dict.fromkeys((item.path for item in items), -1)
+        for row, image in enumerate(self.images):
+            if image.path in rows:
+                rows[image.path] = row
+        absent = [item.path for item in items if rows[item.path] < 0]
         if absent:
             raise UnusableLookup(f"{self.folder}: {matching.absent_pictures(absent)}")
-        return np.array([self._rows[item.path] for item in items], np.int64)
+        return np.array([rows[item.path] for item in items], np.int64)
 
     def record(self, row: int) -> np.void:
         """One image's labels: fields box, flip, [index,] logp, [rest,] entropy as in docs/formats.md.
@@ -222,7 +222,7 @@ def open(folder: str | os.PathLike, expected: Expected | None = None) -> Lookup:
     if reasons:
         raise UnusableLookup(_refusal(folder, reasons))
     reasons = _shard_reasons(folder, manifest)
-    images: tuple[layout.ImageRow, ...] = ()
+    images: Sequence[layout.ImageRow] = ()
     path = folder / layout.IMAGES
     if not path.is_file():
         reasons.append(f"{layout.IMAGES} is missing")

@@ -120,7 +120,8 @@ def absent_pictures(paths: Sequence[str]) -> str:
 def _image_reasons(images: Sequence[layout.ImageRow], expected: Expected) -> list[str]:
     if not images:
         return []
-    rows = {image.path: image for image in images}
+    wanted = {item.path for item in expected.items}
+    rows = {image.path: image for image in images if image.path in wanted}
     reasons = []
     absent = [item.path for item in expected.items if item.path not in rows]
     if absent:

@@ -65,7 +65,7 @@ def make_plan(
     dataset: datasets.Dataset,
     teacher: towers.Teacher,
     settings: Settings,
-    images: str,
+    images_sha256: str,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Every input of a lookup, as plan.json has them: what a resumed build must repeat and the manifest repeats."""
@@ -77,7 +77,7 @@ def make_plan(
         "format": "region-lookup",
         "version": layout.VERSION,
         "dataset": {"name": dataset.name, **origin},
-        "images": {"count": count, "sha256": files.digest_text(images)},
+        "images": {"count": count, "sha256": images_sha256},
         "classes": list(dataset.classes),
         "template": dataset.template,
         "teacher": {

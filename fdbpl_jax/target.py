@@ -2,9 +2,12 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from core_jax import clip
 from fdbpl_jax import config as configs
 from fdbpl_jax import datasets, label, layout, regions, towers
 from fdbpl_jax import plan as plans
@@ -32,38 +35,60 @@ class Target:
     student: towers.Student | None = None
     origin: Mapping[str, Any]
 
-    def texts(self, rows: Sequence[layout.ImageRow]) -> tuple[str, dict[str, dict[str, Any]]]:
-        """images.jsonl and, by file name, the plans; `rows` know everything but this data set's labels."""
-        pairs = zip(rows, self.dataset.train, strict=True)
-        images = layout.dump_images([dataclasses.replace(r, label=i.label) for r, i in pairs])
-        plan = plans.make_plan(self.dataset, self.teacher, self.settings, images, self.origin)
+    def rows(self, rows: Iterable[layout.ImageRow]) -> Iterator[layout.ImageRow]:
+        """Rows of the same pictures with this data set's labels."""
+        for row, item in zip(rows, self.dataset.train, strict=True):
+            yield dataclasses.replace(row, label=item.label)
+
+    def plans(self, images_sha256: str) -> dict[str, dict[str, Any]]:
+        """The plans by file name, given the digest of images.jsonl."""
+        plan = plans.make_plan(
+            self.dataset, self.teacher, self.settings, images_sha256, self.origin
+        )
         wanted = {layout.PLAN: plan}
         if self.student is not None:
             name = layout.features_plan(layout.slug(self.student.name))
             wanted[name] = plans.student_plan(self.student)
-        return images, wanted
+        return wanted
 
     def parts(self) -> Iterator["Part"]:
         """Its kinds of shards."""
-        output = label.labels(self.teacher, self.settings.top_k)
-        yield Part(self.folder, "labels", output, layout.encode_labels, "group_size:1")
+        top_k, count = self.settings.top_k, self.settings.regions
+        yield Part(
+            folder=self.folder,
+            kind="labels",
+            output=label.labels(self.teacher, top_k),
+            encode=layout.encode_labels,
+            options="group_size:1",
+            record=layout.label_dtype(
+                regions=count, classes=len(self.dataset.classes), top_k=top_k
+            ),
+            magic=layout.DENSE if top_k is None else layout.TOP_K,
+        )
         if self.student is not None:
-            kind = layout.features_kind(layout.slug(self.student.name))
-            output = label.features(self.student)
-            # Random bytes to a compressor, and dense reading of them is the point of storing them.
-            options = "group_size:1,uncompressed"
-            yield Part(self.folder, kind, output, layout.encode_features, options)
+            yield Part(
+                folder=self.folder,
+                kind=layout.features_kind(layout.slug(self.student.name)),
+                output=label.features(self.student),
+                encode=layout.encode_features,
+                # Random bytes to a compressor, and dense reading of them is the point of storing them.
+                options="group_size:1,uncompressed",
+                record=layout.feature_dtype(regions=count, width=self.student.width),
+                magic=layout.FEATURES,
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Shards of one kind in one folder, what goes into them, and ArrayRecord's options."""
+    """Shards of one kind in one folder, what goes into them, ArrayRecord's options, a picture's record and its magic."""
 
     folder: Path
     kind: str
     output: label.Output
     encode: Callable[..., Iterator[bytes]]
     options: str
+    record: np.dtype
+    magic: bytes
 
 
 def check_alike(targets: Sequence[Target]) -> None:
@@ -77,14 +102,13 @@ def check_alike(targets: Sequence[Target]) -> None:
             f"{targets[0].folder} was named for two lookups: each needs a folder of its own"
         )
     alike = {
-        (
-            target.dataset.root,
-            tuple(item.path for item in target.dataset.train),
-            dataclasses.replace(target.settings, top_k=None),
-        )
+        (target.dataset.root, dataclasses.replace(target.settings, top_k=None))
         for target in targets
     }
-    if len(alike) > 1:
+    if len(alike) > 1 or not all(
+        datasets.same_paths(targets[0].dataset.train, target.dataset.train)
+        for target in targets[1:]
+    ):
         raise ValueError(
             "lookups of one pass need the same pictures and, but for top_k, the same settings: build them one by one"
         )
@@ -97,8 +121,11 @@ def from_config(
     also: str | Path | None,
     also_split: str | None,
     also_template: str | None,
+    load: Callable[[str], clip.Clip] = towers.load,
 ) -> list[Target]:
     """The lookup of a configuration, and the second one if there is to be any; arguments as in `build_from_config`.
+
+    `load` opens a model by its name: one that remembers saves opening it twice.
 
     Raises:
       ValueError: see there.
@@ -132,7 +159,7 @@ def from_config(
         for classes, _ in spaces
     ]
     name = settings.teacher
-    model = towers.load(name)
+    model = load(name)
     teacher = towers.teacher(model, name, *spaces[0], dtype=settings.dtype)
     teachers = [teacher] + [
         dataclasses.replace(teacher, label=towers.label_space(model, *space))
@@ -141,7 +168,7 @@ def from_config(
     if features is None:
         features = data.source != "images"
     name = settings.student if features is True else features
-    student = towers.student(towers.load(name), name, dtype=settings.dtype) if name else None
+    student = towers.student(load(name), name, dtype=settings.dtype) if name else None
     targets = [
         Target(folder=Path(folder), dataset=dataset, teacher=teacher, settings=size, origin=origin)
         for (folder, _, _), (dataset, origin), teacher, size in zip(
@@ -151,12 +178,24 @@ def from_config(
     return [dataclasses.replace(targets[0], student=student), *targets[1:]]
 
 
+def growing(settings: configs.Config, load: Callable[[str], clip.Clip]) -> Target:
+    """The lookup that a run grows: the one that a build of the same configuration makes.
+
+    Raises:
+      ValueError: see `from_config`.
+    """
+    (target,) = from_config(
+        settings, features=True, also=None, also_split=None, also_template=None, load=load
+    )
+    return target
+
+
 def _labelled(
     settings: configs.Config, split: str, template: str
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
     """The pictures of a configuration in the label space of a split and a template, and what the plan says of them."""
     data = settings.data
-    seeds = settings.lookup.seeds or (data.seed,)
+    seeds = settings.lookup.seeds or settings.seeds or (data.seed,)
     full = datasets.read(data.dataset, data.root, template=template or None)
     picked = datasets.half(datasets.union(full, data.shots, seeds), data.split)
     origin = {

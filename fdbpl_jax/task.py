@@ -18,12 +18,16 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from core_jax import clip
-from core_jax.train import Aux, Params, Task
+from core_jax.train import Aux, Params, Task, memory
+from core_jax.train.sharding import over_model
 from fdbpl_jax import config as configs
 from fdbpl_jax import data, evaluate, losses, prompts, text
 from fdbpl_jax.inputs import Inputs, open_inputs
 
 SIGNS = ("positive", "negative")
+
+# Contexts are small, towers are not; what a lookup has is read by row.
+_RULES = (("trainable/.*", PartitionSpec()), ("frozen/(student|teacher)/.*", over_model))
 
 
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
@@ -32,17 +36,27 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     Raises:
       ValueError: unknown keys, wrong types, impossible values, or inputs that cannot be used; all of a kind at once.
     """
-    inputs = open_inputs(configs.read(config))
+    settings = configs.read(config)
+    if settings.seeds or settings.lrs:
+        raise configs.ConfigError(
+            f"config.seeds={settings.seeds}, config.lrs={settings.lrs}: several runs; `fdbpl_jax.several` builds them"
+        )
+    return of_inputs(open_inputs(settings))
+
+
+def of_inputs(inputs: Inputs, judged: dict | None = None) -> Task:
+    """The task of opened inputs; `judged` as `evaluate.Judge` takes it."""
     trained = inputs.config.method != "zeroshot"
     return Task(
         init=functools.partial(init, inputs),
         loss=functools.partial(loss, inputs),
         train_data=functools.partial(train_data, inputs),
-        evaluate=evaluate.Judge(inputs),
+        evaluate=evaluate.Judge(inputs, judged),
         optimizer=functools.partial(optimizer, inputs.config, steps_per_epoch(inputs)),
-        sharding_rules=(("trainable/.*", PartitionSpec()),) if trained else (),
+        sharding_rules=_RULES if trained else _RULES[1:],
         total_steps=inputs.config.epochs * steps_per_epoch(inputs) if trained else 0,
         batch_ids=("row", "region"),
+        elastic=True,
         pins=inputs.pins,
     )
 
@@ -100,23 +114,27 @@ def loss(
     inputs: Inputs, trainable: dict, frozen: dict, stats: dict, batch: Any, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Aux]:
     """The method's loss on one batch; see `losses`."""
-    del key
     config, batch = inputs.config, dict(batch)
     if "lookup" in frozen:
         batch |= data.gather(frozen["lookup"], batch["row"], batch["region"])
-    regions = _regions(inputs, frozen, batch)
-    features = text.class_features(
+    # Frozen image towers keep nothing for a backward pass: there is nothing to compute again but the text.
+    pieces = memory.Memory(accumulate=config.accumulate)
+    network = functools.partial(_see, inputs, frozen)
+    (regions, labels), _ = memory.run(network, {}, batch, memory=pieces, key=key)
+    classes_of = functools.partial(
+        text.class_features,
         frozen["student"],
         inputs.student.config,
         inputs.plans["train"],
-        stack(trainable["context"]),
-        jnp.dtype(inputs.dtype),
+        dtype=jnp.dtype(inputs.dtype),
+    )
+    features = (memory.again(classes_of) if config.remat else classes_of)(
+        stack(trainable["context"])
     )
     cosines = _cosines(regions, features)
     logits = jnp.exp(frozen["student"]["logit_scale"]) * cosines
     mask = batch["mask"]
     if config.distilled:
-        labels = _labels(inputs, frozen, batch)
         value, metrics = losses.fdbpl(
             labels, logits, regions, features, mask, config.effective_loss
         )
@@ -143,6 +161,15 @@ def _cosines(regions: Float[Array, "B D"], features: Float[Array, "S C D"]) -> A
 def _hits(logits: Array, classes: Array, mask: Array) -> losses.Pair:
     right = (jnp.argmax(logits, axis=-1) == classes).astype(jnp.float32)
     return jnp.sum(mask * right), jnp.sum(mask)
+
+
+def _see(
+    inputs: Inputs, frozen: dict, stats: dict, batch: dict, key: PRNGKeyArray
+) -> tuple[tuple[Array, losses.SoftLabels | None], dict]:
+    """The features of regions and the teacher's labels of them; nothing is random."""
+    del key
+    labels = _labels(inputs, frozen, batch) if inputs.config.distilled else None
+    return (_regions(inputs, frozen, batch), labels), stats
 
 
 def _regions(inputs: Inputs, frozen: dict, batch: dict) -> Float[Array, "B D"]:
@@ -190,6 +217,8 @@ def train_data(inputs: Inputs, seed: int) -> Any:
         image_size=inputs.student.config.vision.image_size,
         teacher_size=inputs.teacher.config.vision.image_size if inputs.teacher else None,
         lookup=inputs.lookup,
+        growing=inputs.growing,
+        steps=config.epochs * steps_per_epoch(inputs),
         workers=config.data.workers,
     )
 

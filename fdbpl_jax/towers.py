@@ -138,9 +138,10 @@ def _logit_scale(model: clip.Clip) -> float:
 
 def _image_tower(model: clip.Clip, dtype: str) -> Callable[[np.ndarray, np.ndarray], Array]:
     sharding, replicated = _local_shardings()
-    vision = jax.device_put(model.params["vision"], replicated)
+    # On the devices from its first batch on: a run that finds all labels there never needs the room.
+    vision = functools.cache(lambda: jax.device_put(model.params["vision"], replicated))
     forward = functools.partial(_features, config=model.config, dtype=dtype)
-    return lambda pixels, flip: forward(vision, *jax.device_put((pixels, flip), sharding))
+    return lambda pixels, flip: forward(vision(), *jax.device_put((pixels, flip), sharding))
 
 
 def _local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:

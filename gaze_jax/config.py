@@ -114,7 +114,11 @@ class Config:
       data: see there.
       test: how networks are judged.
       seed: of data order, initialisation and every step's randomness.
-      dtype: what activations are computed in: "auto" (bfloat16 on accelerators), "float32" or "bfloat16".
+      dtype: what activations are computed in: "auto" (bfloat16 on accelerators), "float32", "bfloat16" or "parity"
+        (`settings.compute_dtype`).
+      accumulate, remat: see `core_jax.train.memory.Memory`.
+      ghost_norm: with `accumulate`, batch normalisation may go by the statistics of pieces (arXiv 1705.08741): another
+        training than with the whole batch.
     """
 
     model: str = "drnet"
@@ -131,12 +135,15 @@ class Config:
     test: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     seed: int = 1
     dtype: str = "auto"
+    accumulate: int = 1
+    remat: bool = False
+    ghost_norm: bool = False
 
 
 _CHOICES = {
     "model": networks.NAMES,
     "preset": networks.PRESETS,
-    "dtype": ("auto", "float32", "bfloat16"),
+    "dtype": settings.DTYPES,
     "data.dataset": NAMES,
     "data.protocol": splits.PROTOCOLS,
     "data.order": ("", "pitch_yaw", "yaw_pitch"),
@@ -147,6 +154,7 @@ _AT_LEAST = {
     "pairwise": 0,
     "steps": 0,
     "clip_norm": 0,
+    "accumulate": 1,
     "recipe.lr": 0,
     "recipe.epochs": 1,
     "recipe.batch_size": 1,

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from core_jax.train import Aux
+from core_jax.train.memory import WHOLE, Memory, run
+from core_jax.train.settings import ConfigError
 from gaze_jax.model import Batch, Model
 
 Pair = tuple[Float[Array, ""], Float[Array, ""]]
@@ -68,23 +70,47 @@ class Loss:
     """The loss of a model with one prediction a sample, as the training loop calls it.
 
     Attributes:
-      forward: (trainable, frozen, stats, batch, key) -> (gaze (B, 2) as predicted in training, the model's own loss, Aux).
+      see: (trainable, frozen, stats, batch, key) -> (what the network says of every sample, new stats), samples by
+        themselves but for statistics of batch normalisation.
+      judge: (trainable, frozen, what it said of the whole batch, batch, key) -> (gaze (B, 2) as predicted in training, the
+        model's own loss, metrics).
+      predicts: whether that prediction is one of the gaze; if not, there is no pairwise loss.
       weight: of the pairwise loss; 0 leaves it out.
+      memory: how the network runs over a batch.
+      ghost_norm: a batch in pieces may be normalised piece by piece.
     """
 
-    forward: Callable[..., tuple[Float[Array, "B P"], Float[Array, ""], Aux]]
+    see: Callable[..., tuple[Any, Any]]
+    judge: Callable[..., tuple[Float[Array, "B P"], Float[Array, ""], dict[str, Pair]]]
+    predicts: bool = True
     weight: float = 0.0
+    memory: Memory = WHOLE
+    ghost_norm: bool = False
 
     def __call__(
         self, trainable: Any, frozen: Any, stats: Any, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Aux]:
-        """(the whole loss, Aux); "loss_pairwise" is among the metrics where it counts."""
-        predicted, value, aux = self.forward(trainable, frozen, stats, batch, key)
-        if not self.weight:
-            return value, aux
-        pairs = pairwise(predicted, batch["gaze"], batch["person"], batch["side"])
-        metrics = aux.metrics | {"loss_pairwise": pairs}
-        return value + self.weight * mean(pairs), dataclasses.replace(aux, metrics=metrics)
+        """(the whole loss, Aux); "loss_pairwise" is among the metrics where it counts.
+
+        Raises:
+          ConfigError: a batch in pieces and a network that normalises by the batch, without `ghost_norm`.
+        """
+        if self.memory.accumulate > 1 and stats and not self.ghost_norm:
+            raise ConfigError(
+                f"config.accumulate={self.memory.accumulate}: this network normalises by the statistics of the batch, and "
+                "those of pieces are others; config.remat=True saves memory and changes nothing, config.ghost_norm=True "
+                "normalises every piece by its own"
+            )
+
+        def network(own: Any, part: Any, key: Array) -> tuple[Any, Any]:
+            return self.see(trainable, frozen, own, part, key)
+
+        seen, stats = run(network, stats, batch, memory=self.memory, key=key)
+        predicted, value, metrics = self.judge(trainable, frozen, seen, batch, key)
+        if self.weight:
+            pairs = pairwise(predicted, batch["gaze"], batch["person"], batch["side"])
+            value, metrics = value + self.weight * mean(pairs), metrics | {"loss_pairwise": pairs}
+        return value, Aux(stats=stats, metrics=metrics)
 
 
 def with_pairwise(model: Model, weight: float = PAIRWISE_WEIGHT) -> Model:
@@ -99,12 +125,20 @@ def with_pairwise(model: Model, weight: float = PAIRWISE_WEIGHT) -> Model:
     """
     if not weight:
         return model
-    if not isinstance(model.loss, Loss):
+    if not isinstance(model.loss, Loss) or not model.loss.predicts:
         raise ValueError(
             f"the pairwise loss (weight {weight}) judges what a model predicts in training, and {model.name!r} does not "
             "tell: set its weight to 0, or give the model a gaze_jax.losses.Loss"
         )
     return dataclasses.replace(model, loss=dataclasses.replace(model.loss, weight=weight))
+
+
+def in_memory(model: Model, how: Memory, *, ghost_norm: bool) -> Model:
+    """The same model whose network runs over a batch in training as `how` says; one without a `Loss` has no need of it."""
+    if not isinstance(model.loss, Loss):
+        return model
+    loss = dataclasses.replace(model.loss, memory=how, ghost_norm=ghost_norm)
+    return dataclasses.replace(model, loss=loss)
 
 
 def _pair(values: Array) -> Pair:

@@ -11,10 +11,10 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from core_jax.train import Params, Task, sharding
 from core_jax.train.stack import stack, unstack
+from core_jax.train.task import Rules
 from gaze_jax import config as configs
 from gaze_jax import data, evaluate, inputs, resident
 from gaze_jax.gaze_set import GazeSet
@@ -26,7 +26,7 @@ from gaze_jax.networks import registry as networks
 def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     """The task of a configuration such as `configs/gaze_drnet_demo.py`.
 
-    All folds together are cut over the devices of the mesh (`fit.mesh_shape`) where their number divides.
+    All folds together are cut over the devices of the mesh (`fit.mesh`) where their number divides.
 
     Raises:
       ValueError: unknown keys, wrong types, impossible values, or inputs that cannot be used; all of a kind at once.
@@ -36,7 +36,7 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
     if len(tasks) == 1:
         return tasks[0]
     fit: Mapping[str, Any] = dict(config).get("fit") or {}
-    return stack(tasks, sharding.make_mesh(fit.get("mesh_shape")))
+    return stack(tasks, sharding.make_mesh(sharding.where_it_fits(fit.get("mesh") or "")))
 
 
 def opened_folds(config: configs.Config) -> list[Inputs]:
@@ -67,12 +67,22 @@ def _task(opened: Inputs) -> Task:
         train_data=functools.partial(train_data, opened),
         evaluate=functools.partial(judge, opened),
         optimizer=functools.partial(inputs.optimizer, opened),
-        sharding_rules=(("(trainable|stats)/.*", PartitionSpec()),),
+        sharding_rules=_rules(opened.config),
         total_steps=opened.total_steps,
         batch_ids=("index",),
         selected=(_selected(opened),),
+        elastic=True,
         pins=opened.pins,
     )
+
+
+def _rules(config: configs.Config) -> Rules:
+    """Everything that has two axes is cut, CLIP's tower, too; the set of pictures is read by row."""
+    own = (("(trainable|stats)/.*", sharding.over_model),)
+    parts = config.dfenet
+    if config.model != networks.DFENET or parts.vfm == "none" or parts.tower == "trained":
+        return own
+    return (*own, ("frozen/clip/.*", sharding.over_model))
 
 
 def _selected(opened: Inputs) -> str:
@@ -106,7 +116,8 @@ def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[st
     """
     test = opened.config.test
     quick = dataclasses.replace(test, draws=min(test.draws, 2), corruptions=())
-    params = Params(trainable=trainable, frozen=frozen, stats=stats)
+    # Whole, since every process asks the network by itself.
+    params = sharding.whole(Params(trainable=trainable, frozen=frozen, stats=stats))
     found: dict[str, float] = {}
     for gaze_set, rows in judged(opened):
         entries = entries_of(opened, params, gaze_set, rows, quick)
@@ -171,7 +182,7 @@ def result_lines(
       best: the folds whose best step this is on the very persons that are judged (their place among those trained
         together); None: the last step, all folds.
     """
-    opened = opened_folds(configs.read(config))
+    opened, params = opened_folds(configs.read(config)), sharding.whole(params)
     lines = []
     for index, one in enumerate(opened):
         if best is not None and index not in best:

@@ -31,13 +31,11 @@ class Backbone:
       config: of the model; a `ClipConfig` is a ViT, an `OpenClipConfig` a ConvNeXt.
       mode: what leaves the last block of a ViT, see `core_jax.clip.encode_dense`.
       dtype: what the tower computes in.
-      remat: a ConvNeXt computes its stages again in the backward pass.
     """
 
     config: ClipConfig | OpenClipConfig
     mode: Mode = "cls"
     dtype: str = "float32"
-    remat: bool = False
 
     @property
     def is_vit(self) -> bool:
@@ -120,7 +118,7 @@ class Backbone:
         """
         pixels, tap = self.pixels(images), untouched if plug is None else plug
         if isinstance(self.config, OpenClipConfig):
-            maps = openclip.backbone(dict(params), self.config, pixels, tap=tap, remat=self.remat)
+            maps = openclip.backbone(dict(params), self.config, pixels, tap=tap)
         else:
             maps = clip.dense_maps(dict(params), self.config, pixels, mode=self.mode, tap=tap)
         maps = maps if plug is None else plug.merge(maps)
@@ -169,7 +167,6 @@ def open_backbone(
     image_size: int | None = None,
     mode: Mode = "cls",
     dtype: str = "float32",
-    remat: bool = False,
 ) -> Opened:
     """Opens a CLIP by name.
 
@@ -180,7 +177,6 @@ def open_backbone(
         keeps that size. A ConvNeXt takes any size, and this is not looked at.
       mode: see `Backbone`.
       dtype: see `Backbone`.
-      remat: see `Backbone`.
 
     Raises:
       SourceError, ConfigError, WeightsError: as `core_jax.clip.load` and `core_jax.clip.openclip.load`.
@@ -189,7 +185,7 @@ def open_backbone(
     whole = model.clip if isinstance(model, openclip.OpenClip) else model
     params = {name: model.params[name] for name in ("vision", "logit_scale")}
     return Opened(
-        backbone=Backbone(config=model.config, mode=mode, dtype=dtype, remat=remat),
+        backbone=Backbone(config=model.config, mode=mode, dtype=dtype),
         params=params,
         encoder=clip_encoder(whole),
         digest=clip.weights_digest(params),

@@ -130,9 +130,9 @@ class Config:
       weight_decay: of AdamW, on matrices and kernels only.
       clip_norm: largest norm of the gradient.
       init_from: work directory of a run with the same host, whose decoder this one starts from; "" for none.
-      remat: a ConvNeXt computes its stages again in the backward pass.
       seed: of data order, initialisation and every step's randomness.
-      dtype: what the tower computes in: "auto" (bfloat16 on accelerators), "float32" or "bfloat16".
+      dtype: what the tower computes in: "auto" (bfloat16 on accelerators), "float32", "bfloat16" or "parity" (`settings.compute_dtype`).
+      accumulate, remat: see `core_jax.train.memory.Memory`, of tower and host; not all adapters can see a batch in pieces.
     """
 
     host: str = "cost"
@@ -163,9 +163,10 @@ class Config:
     weight_decay: float = 1e-4
     clip_norm: float = 0.01
     init_from: str = ""
-    remat: bool = False
     seed: int = 1
     dtype: str = "auto"
+    accumulate: int = 1
+    remat: bool = False
 
     @property
     def trained(self) -> bool:
@@ -175,7 +176,7 @@ class Config:
 
 _CHOICES = {
     "host": HOSTS,
-    "dtype": ("auto", "float32", "bfloat16"),
+    "dtype": settings.DTYPES,
     "adapters.use": USES,
     "adapters.preset": PRESETS,
     "data.dataset": NAMES,
@@ -183,6 +184,7 @@ _CHOICES = {
 _AT_LEAST = {
     "image_size": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "steps": 1,
     "lr": 0,
     "host_lr": 0,
@@ -221,6 +223,8 @@ def _impossible(config: Config) -> Iterator[str]:
             "set config.host=cost or masks"
         )
     adapters = config.adapters
+    if config.accumulate > 1:
+        yield from _whole_batches(config.accumulate, adapters)
     with_bank = adapters.preset == "intent" and adapters.style in ("bank", "shade_bank")
     if adapters.fill_bank and (adapters.use not in ("sda", "both") or not with_bank):
         yield (
@@ -251,3 +255,27 @@ def _impossible(config: Config) -> Iterator[str]:
         dataset = entry.partition(":")[0]
         if ":" in entry and dataset not in NAMES:
             yield f"config.data.judge has {entry!r}: no data set {dataset!r}; there are {', '.join(NAMES)}"
+
+
+def _whole_batches(pieces: int, adapters: AdapterConfig) -> Iterator[str]:
+    """Adapters to whom a batch in pieces is another batch."""
+    reasons = []
+    if adapters.use in ("sda", "both"):
+        reasons.append(
+            "SDA draws styles from the other pictures of the batch and keeps them (leave it out: adapters.use=cca)"
+        )
+    if (
+        adapters.use in ("cca", "both")
+        and adapters.sample_vocabulary > 0
+        and adapters.preset == "intent"
+    ):
+        reasons.append(
+            "CCA draws one vocabulary for the batch (adapters.sample_vocabulary=0.0 draws none)"
+        )
+    if adapters.use in ("cca", "both") and adapters.norm == "pcnorm_bn":
+        reasons.append("pcnorm_bn normalises by the batch (adapters.norm=pcnorm_in does not)")
+    if reasons:
+        yield (
+            f"config.accumulate={pieces}: pieces would be another training than the batch: {'; '.join(reasons)}; "
+            "config.remat=True saves memory with all of them"
+        )

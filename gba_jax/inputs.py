@@ -16,6 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from core_jax import world
 from core_jax.data import files
+from core_jax.train.memory import Memory
 from core_jax.train.settings import compute_dtype
 from gba_jax import backbones, data, datasets, model, templates, text_cache, vocabulary, windows
 from gba_jax import config as configs
@@ -100,7 +101,6 @@ def open_clip(config: configs.Config) -> backbones.Opened:
         image_size=config.image_size,
         mode=config.dense_mode,
         dtype=compute_dtype(config.dtype),
-        remat=config.remat,
     )
 
 
@@ -153,6 +153,7 @@ def segmenter(
         beta=config.beta,
         denoise=config.denoise,
         key_smoothing=config.key_smoothing,
+        memory=Memory(accumulate=config.accumulate, remat=config.remat),
     )
 
 

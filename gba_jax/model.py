@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from core_jax.train import Params
+from core_jax.train.memory import WHOLE, Memory, run
 from gba_jax import adapters, fourier, losses
 from gba_jax.adapters import GBA, Plug
 from gba_jax.backbones import Backbone
@@ -65,6 +66,7 @@ class Segmenter:
       finetune: key of `FINETUNED`.
       alpha, beta: exponents of the out-of-vocabulary branch for words seen and unseen in training.
       denoise, key_smoothing: of host 0.
+      memory: how tower and host run over a batch in training.
     """
 
     host: str
@@ -80,6 +82,7 @@ class Segmenter:
     beta: float = 0.8
     denoise: float | None = None
     key_smoothing: float | None = None
+    memory: Memory = WHOLE
 
     def __post_init__(self):
         """Refuse a training-free host on a tower that it cannot read."""
@@ -145,20 +148,32 @@ class Segmenter:
         if self.amplitude != "none":
             images = fourier.augment_amplitude(images, kind=self.amplitude, key=image_key)
         present = jax.vmap(lambda own: adapters.present_classes(own, classes))(labels)
-        plug = self._plug(trainable, stats, text, present=jnp.any(present, 0), key=plug_key)
-        maps = self.backbone.features(clip_params, images, plug)
-        new = {} if plug is None else {"gba": plug.stats}
-        params = {"params": trainable["host"]}
-        args = self._inputs(trainable, clip_params, maps, text)
+
+        def network(own: dict, part: Tree, key: PRNGKeyArray) -> tuple[Any, dict]:
+            """The host's answers; the adapters' statistics come and go."""
+            seen = part["present"]
+            plug = self._plug(trainable, own, text, present=jnp.any(seen, 0), key=key)
+            maps = self.backbone.features(clip_params, part["image"], plug)
+            args = self._inputs(trainable, clip_params, maps, text)
+            options = {"required": seen, "train": True} if self.host == "cost" else {}
+            found: Any = self._module.apply({"params": trainable["host"]}, *args, **options)
+            if self.host == "cost":
+                # The vocabulary's mask has no batch axis.
+                found = found._replace(class_mask=None)
+            return found, {} if plug is None else {"gba": plug.stats}
+
+        own = {} if self.gba is None else {"gba": stats["gba"]}
+        pictures = {"image": images, "present": present}
+        found, new = run(network, own, pictures, memory=self.memory, key=plug_key)
         if self.host == "cost":
-            found = self._module.apply(params, *args, required=present, train=True)
+            found = found._replace(class_mask=text.class_mask)
             value, metrics = cost.loss(found, labels, text.class_mask, ignore=self.ignore)
             return value, new, metrics
         slots = jnp.where(
             jnp.append(text.class_mask, False)[batch["classes"]], batch["classes"], -1
         )
         value, metrics = losses.mask_classification(
-            self._module.apply(params, *args), batch["segment"], slots, self.mask_loss, key=loss_key
+            found, batch["segment"], slots, self.mask_loss, key=loss_key
         )
         return value, new, metrics
 
@@ -256,7 +271,7 @@ class Segmenter:
     def _module(self) -> Any:
         if self.host == "masks":
             return masks.MaskClassification(self.masks)
-        return cost.CostAggregation(self.cost, remat=self.backbone.remat)
+        return cost.CostAggregation(self.cost)
 
     @property
     def _has_pyramid(self) -> bool:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core_jax.train import Aux, Params, Task
+from core_jax.train import Aux, Params, Task, sharding
+from core_jax.train.sharding import over_model
 from gba_jax import config as configs
 from gba_jax import data, datasets, evaluate, inputs, shifts, trained
 from gba_jax.fill_bank import fill_bank
@@ -45,9 +45,10 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
         train_data=functools.partial(train_data, opened),
         evaluate=functools.partial(judge, opened),
         optimizer=functools.partial(optimizer, settings),
-        sharding_rules=(("trainable/.*", PartitionSpec()),) if settings.trained else (),
+        sharding_rules=(("(trainable|frozen/clip)/.*", over_model),),
         total_steps=settings.steps if settings.trained else 0,
         batch_ids=("image_id",),
+        elastic=True,
         pins=opened.pins,
     )
 
@@ -149,7 +150,8 @@ def decayed(params: Any) -> Any:
 def judge(opened: Inputs, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
     """The scores of every split of `data.judge`, as "split/name"; rates in percent, "split/shift_kind" under style shift."""
     settings, found = opened.config, {}
-    params = jax.tree.map(_own, Params(trainable=trainable, frozen=frozen, stats=stats))
+    params = sharding.whole(Params(trainable=trainable, frozen=frozen, stats=stats))
+    params = jax.tree.map(_own, params)
     for number, split in enumerate(settings.data.judge):
         dataset = limited(inputs.read_dataset(settings, split), settings.data.judge_limit)
         words = dataset.vocabulary

@@ -11,6 +11,8 @@ fdbpl and it with each of its terms off; the host with each adapter, and both wi
 a fold, in WORKDIR/METHOD/seedN/foldM. Tables are over the persons of all folds. On accelerators `all` trains the folds side
 by side in one program, in WORKDIR/METHOD/seedN; on CPUs one after the other is quicker.
 
+`--together` trains the seeds of each method in one program (task fdbpl), which lies in WORKDIR/METHOD; the runs are the same.
+
 A run lies in WORKDIR/METHOD/seedN. Finished runs are skipped and interrupted ones resumed, so the same command can be
 given again after a kill. Everything runs in one process: JAX starts once. The embedded world writes its own pictures;
 one lookup, over the union of the seeds' few-shot lists, serves all of FDBPL's runs: WORKDIR/lookup, or --lookup=DIR.
@@ -26,7 +28,7 @@ import ml_collections
 from absl import flags
 
 from launch import config as config_lib
-from launch import runs, start
+from launch import runs, several, start
 from launch.comparisons import base as comparisons
 from launch.comparisons.fdbpl import ABLATION, VARIANTS
 
@@ -62,7 +64,8 @@ def main(argv: list[str]) -> None:
     chosen = arms(values.methods or known.DEFAULT, variants, task)
     start.start()
     seeds, folds = read_numbers(values.seeds), tuple(values.folds)
-    compare(values.config, values.workdir, chosen, seeds=seeds, folds=folds, lookup=values.lookup)
+    options = {"folds": folds, "lookup": values.lookup, "together": values.together}
+    compare(values.config, values.workdir, chosen, seeds=seeds, **options)
 
 
 def read_numbers(texts: Sequence[str], flag: str = "seeds") -> list[int]:
@@ -172,6 +175,7 @@ def compare(
     seeds: Sequence[int],
     folds: Sequence[str] = (),
     lookup: str | Path | None = None,
+    together: bool = False,
 ) -> Path:
     """Make everything that is missing, then print the tables and write the report.
 
@@ -182,6 +186,7 @@ def compare(
       seeds: of the few-shot lists, the data order and the initialisation.
       folds: see `fold_changes`.
       lookup: folder of FDBPL's lookup, built if it is not there; WORKDIR/lookup by default.
+      together: train the seeds of a row in one program.
 
     Returns:
       The path of report.md.
@@ -202,6 +207,12 @@ def compare(
             for place, change in fold_changes(config, folds).items():
                 todo.append((arm, seed, place, config_lib.override(config, change)))
     comparison.prepare([config for *_, config in todo])
+    if together:
+        changes = {**common[seeds[0]], "seeds": tuple(seeds)}
+        for arm in chosen:
+            train_together(
+                config_lib.override(base, {**changes, **arm.changes}), workdir / arm.label
+            )
     for number, (arm, seed, place, config) in enumerate(todo, 1):
         fold = place.replace("fold", ", fold ")
         title = f"[{number}/{len(todo)}] {arm.label}, seed {seed}{fold}"
@@ -215,6 +226,15 @@ def compare(
 
     print(f"report: {path} ({tables.seconds(time.perf_counter() - began)} in all)")
     return path
+
+
+def train_together(config: ml_collections.ConfigDict, folder: Path) -> None:
+    """Train the seeds of a configuration in one program, unless each is trained; go on if that was interrupted."""
+    names = list(several.members(config))
+    if all(runs.is_trained(folder / name) for name in names):
+        return
+    print(f"{folder.name}, {', '.join(names)}: training in one program", flush=True)
+    several.train(config, folder, resume=(folder / "config.json").is_file())
 
 
 def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, title: str) -> None:
@@ -254,6 +274,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("lookup", None, "folder of FDBPL's lookup; WORKDIR/lookup unless given")
     flags.DEFINE_list("methods", None, "rows, see above; the task's main ones unless given")
     flags.DEFINE_list("seeds", ["1"], "seeds, comma-separated")
+    flags.DEFINE_bool("together", False, "train the seeds of each row in one program")
     flags.DEFINE_list("folds", [], "folds of a cross-validation: all, or 0,1,2; the configured one")
     flags.DEFINE_multi_string("variant", [], "a variant of your own: NAME:key=value[,key=value...]")
     config_lib.run(main, runs.failures)

@@ -69,6 +69,9 @@ def _run(folder: Path) -> Run | None:
     if not isinstance(config, dict) or "task" not in config:
         # A model folder has a config.json too.
         return None
+    if config.get("seeds") or config.get("lrs"):
+        # A program of several runs, each in a folder of its own below this one.
+        return None
     path, label = folder / runs.RESULTS, config.get("method", folder.name)
     if path.is_file():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -8,15 +8,24 @@
 
 A build that was killed goes on with the same command and ends in the same bytes. Time: one teacher pass per region,
 R = 100 per picture; the embedded world's config takes about a minute on two cores, an ImageNet teacher wants a GPU.
+The processes of one job share the work, started by srun, on a TPU pod, or by
+  python -m launch.local_multiprocess --processes=2 -- launch.lookup build --config=configs/fdbpl_world.py
+Machines that share nothing but the folder take --shards=0/4 ... --shards=3/4, in any order and at any time.
 `--also` writes a second lookup in the same pass: the same regions of the same pictures under other classes, another
 template, or both.
 """
 
+import os
 import pathlib
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
 
 from absl import flags
 
 from launch import config as config_lib
+from launch import notice, start
 
 WORDS = ("build", "verify", "stats")
 _CONFIG = config_lib.define()
@@ -28,7 +37,9 @@ _FEATURES = flags.DEFINE_string(
     None,
     "model whose features are stored; 'none' stores none. Default: the config's student, unless data.source=images",
 )
-_SHARDS = flags.DEFINE_string("shards", None, "i/n: this is the i-th of n independent jobs")
+_SHARDS = flags.DEFINE_string(
+    "shards", None, "i/n: this is the i-th of n jobs that know nothing of each other"
+)
 _ALSO = flags.DEFINE_string(
     "also", None, "build: folder of a second lookup, of the same pictures in another label space"
 )
@@ -85,13 +96,41 @@ def _config():
 
 
 def _build() -> int:
+    shards = parse_shards(_SHARDS.value)
+    processes = start.found().processes
+    if shards is not None and processes > 1:
+        raise config_lib.ConfigError(
+            f"--shards={_SHARDS.value} is for jobs that know nothing of each other, and the {processes} processes of "
+            "this one share the work by themselves: leave it out"
+        )
+    config = _config()
+    start.start()
+    # After the start: in a job of several processes JAX takes SIGTERM for itself.
+    before = signal.signal(signal.SIGTERM, _leave)
+    notice.watch()
+    try:
+        return _build_here(config, shards)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the process at once: what is complete is on disk, and an orderly end would wait for the other processes."""
+    del number, frame
+    print("launch.lookup: told to leave; the same command goes on from here", file=sys.stderr)
+    sys.stderr.flush()
+    # 75, which launchers take as: start it again.
+    os._exit(os.EX_TEMPFAIL)
+
+
+def _build_here(config: Any, shards: tuple[int, int] | None) -> int:
     from fdbpl_jax import build, layout, lookup
 
     features = {None: None, "none": False}.get(_FEATURES.value, _FEATURES.value)
     first = build.build_from_config(
-        _config(),
+        config,
         features=features,
-        shards=parse_shards(_SHARDS.value),
+        shards=shards,
         also=_ALSO.value,
         also_split=_ALSO_SPLIT.value,
         also_template=_ALSO_TEMPLATE.value,
@@ -102,7 +141,7 @@ def _build() -> int:
             stored = ", ".join(opened.manifest["students"]) or "no student"
             print(
                 f"{folder}: complete, {opened.num_images} pictures x {opened.regions} regions in "
-                f"{len(opened.classes)} classes, features of {stored}"
+                f"{len(opened.classes)} classes, features of {stored}; digest {opened.digest[:16]}"
             )
         else:
             print(f"{folder}: this job's shards are written; others are still missing")
@@ -110,6 +149,8 @@ def _build() -> int:
 
 
 def _verify() -> int:
+    if not _DIGESTS_ONLY.value:
+        start.start()
     from fdbpl_jax import verify
 
     if _DIGESTS_ONLY.value:

@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from launch import config as config_lib
-from launch import tasks
+from launch import rollcall, tasks
 
 Path = pathlib.Path
 RESULTS = "results.jsonl"
@@ -26,7 +26,7 @@ def failures() -> tuple[type[Exception], ...]:
     """Errors of a run that are no bugs and no wrong input: their message says what to do."""
     from core_jax import train as train_lib
 
-    return (train_lib.CheckpointError, train_lib.NonFiniteError)
+    return (train_lib.CheckpointError, train_lib.NonFiniteError, rollcall.JoinError)
 
 
 def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> Any:
@@ -42,7 +42,9 @@ def fit_options(config: ml_collections.ConfigDict, *, progress: bool = True) -> 
 
     values = config.to_dict()
     given: dict[str, Any] = dict(values.get("fit", {}))
-    known = {field.name for field in dataclasses.fields(train.FitOptions)} - {"seed", "progress"}
+    known = {field.name for field in dataclasses.fields(train.FitOptions)}
+    # Not of the recipe: the seed is the run's own key, the others belong to one start of it.
+    known -= {"seed", "progress", "profile"}
     unknown = sorted(set(given) - known)
     if unknown:
         listed = ", ".join(f"config.fit.{name}={given[name]}" for name in unknown)
@@ -63,8 +65,16 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    profile: tuple[int, int] | None = None,
 ) -> Any:
     """Train what a configuration describes, from the start or from the newest checkpoint.
+
+    Args:
+      config: the experiment.
+      workdir: of the run.
+      resume: go on from the newest checkpoint.
+      progress: show progress.
+      profile: first and last step of a trace in `workdir`/profile.
 
     Returns:
       The task, a core_jax.train.Task, with all it has opened; `evaluate` can go on with it.
@@ -73,18 +83,20 @@ def train(
       ValueError: the configuration or its inputs cannot be used, or `workdir` holds something else.
     """
     from core_jax import train as train_lib
+    from core_jax.train import trace
 
-    options = fit_options(config, progress=progress)
+    options = dataclasses.replace(fit_options(config, progress=progress), profile=profile)
     task = tasks.build(config)
     values = config_lib.to_json(config)
     if task.total_steps:
         train_lib.fit(task, options, workdir=workdir, config_json=values, resume=resume)
     else:
-        _claim_untrained(Path(workdir), values, resume)
+        trace.check(profile, 0)
+        claim_untrained(Path(workdir), values, resume)
     return task
 
 
-def _claim_untrained(workdir: Path, config: dict[str, Any], resume: bool) -> None:
+def claim_untrained(workdir: Path, config: dict[str, Any], resume: bool) -> None:
     """The work directory of a method that makes no step: it only has to be found and told apart later."""
     import jax
 
@@ -107,6 +119,22 @@ def require_same(config: ml_collections.ConfigDict, workdir: str | Path) -> None
     from core_jax.train import writers
 
     writers.check(Path(workdir), config_lib.to_json(config), resume=True)
+
+
+def require_one(
+    config: ml_collections.ConfigDict, workdir: str | Path
+) -> ml_collections.ConfigDict:
+    """The configuration of a work directory, which has to be that of one run.
+
+    Raises:
+      ConfigError: it is that of a program that trained several (`launch.several`).
+    """
+    names = [str(Path(workdir) / name) for name in tasks.several(config)]
+    if names:
+        raise config_lib.ConfigError(
+            f"--workdir={workdir}: several runs were trained there; name one of them: {', '.join(names)}"
+        )
+    return config
 
 
 def is_trained(workdir: str | Path) -> bool:
@@ -167,14 +195,14 @@ def restore(workdir: str | Path, task: Any = None) -> Restored:
     from core_jax.train import sharding
     from core_jax.train import step as step_lib
 
-    config = config_lib.from_workdir(workdir)
-    mesh_shape = fit_options(config).mesh_shape
+    config = require_one(config_lib.from_workdir(workdir), workdir)
+    mesh = sharding.where_it_fits(fit_options(config).mesh)
     task = tasks.build(config) if task is None else task
     if task.total_steps:
-        params, step = train_lib.restore(task, workdir=workdir, mesh_shape=mesh_shape)
+        params, step = train_lib.restore(task, workdir=workdir, mesh=mesh)
     else:
         # Nothing to train, so no checkpoint: what the task starts with is what there is.
-        mesh, seed = sharding.make_mesh(mesh_shape), fit_options(config).seed
+        mesh, seed = sharding.make_mesh(mesh), fit_options(config).seed
         state, frozen, _ = step_lib.init(task, mesh, seed=seed)
         params = train_lib.Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
         step = 0
@@ -195,6 +223,7 @@ def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """
     from core_jax import train as train_lib
 
+    require_one(config_lib.from_workdir(workdir), workdir)
     if _timing(workdir).get("steps") == 0:
         return {}, {}
     try:
@@ -258,11 +287,12 @@ def best_steps(workdir: str | Path, run: Restored) -> dict[int, list[int]]:
 
 def _params_of(workdir: str | Path, run: Restored, step: int) -> Any:
     from core_jax import train as train_lib
+    from core_jax.train import sharding
 
     if step == run.step:
         return run.params
-    mesh_shape = fit_options(run.config).mesh_shape
-    return train_lib.restore(run.task, workdir=workdir, step=step, mesh_shape=mesh_shape)[0]
+    mesh = sharding.where_it_fits(fit_options(run.config).mesh)
+    return train_lib.restore(run.task, workdir=workdir, step=step, mesh=mesh)[0]
 
 
 def recipe_digest(config: ml_collections.ConfigDict) -> str:
@@ -272,6 +302,10 @@ def recipe_digest(config: ml_collections.ConfigDict) -> str:
     values = config_lib.to_json(config)
     apart = {
         "seed": (),
+        "accumulate": (),
+        "remat": (),
+        "seeds": (),
+        "lrs": (),
         "fit": (),
         "text_cache": (),
         "data": ("seed", "root", "cache", "fold"),

@@ -52,6 +52,30 @@ def build(config: ml_collections.ConfigDict) -> Any:
     return TASKS[name](config)
 
 
+def several(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+    """What each run changes in a configuration of several (`config.seeds`, `config.lrs`), by its folder; else empty.
+
+    Raises:
+      ConfigError: the task trains one run at a time, or a seed or a learning rate stands there twice.
+    """
+    if not config.get("seeds") and not config.get("lrs"):
+        return {}
+    if config.get("task") != "fdbpl":
+        raise ConfigError(
+            f"config.seeds, config.lrs: of the tasks only fdbpl trains several runs in one program, not {config.get('task')}"
+        )
+    from fdbpl_jax import several
+
+    return several.changes(config)
+
+
+def build_several(configs: Sequence[ml_collections.ConfigDict]) -> list[Any]:
+    """The tasks of the runs of `several`, around one copy of what they share."""
+    from fdbpl_jax import several
+
+    return several.build(configs)
+
+
 def result_lines(
     config: ml_collections.ConfigDict,
     task: Any,

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import config, start
+from launch import config, runs, start
 from launch.pictures import find_pictures, read_classes
 
 _MOST_IN_GRID = 60
@@ -170,4 +170,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("top", 5, "classes shown for each picture", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "pictures per forward pass", lower_bound=1)
     flags.DEFINE_string("out", None, "folder for ranking.json and ranking.png")
-    config.run(main)
+    config.run(main, runs.failures)

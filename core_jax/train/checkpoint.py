@@ -20,8 +20,10 @@ import jax
 from core_jax.data import files
 from core_jax.train.sharding import path_name
 
+# What the form of the data's saved position depends on.
+_LAYOUT = ("data workers", "processes")
 # What only matters to a run that goes on.
-_RUN_FACTS = ("digest of the configuration", "seed", "data workers", "processes")
+_RUN_FACTS = ("digest of the configuration", "seed", *_LAYOUT)
 
 
 class CheckpointError(RuntimeError):
@@ -38,6 +40,8 @@ class Identity:
       pins: name -> digest, from the task.
       workers: grain worker processes; grain does not notice a change, it would give other batches.
       processes: JAX processes, for the same reason.
+      elastic: the data can go on from the number of a step alone, whatever workers and processes
+        there are now (`Task.elastic`).
     """
 
     config: str
@@ -45,6 +49,7 @@ class Identity:
     pins: Mapping[str, str]
     workers: int
     processes: int
+    elastic: bool = False
 
     def facts(self, *, data: bool = True) -> dict[str, Any]:
         """Flat JSON form; without `data`, only what the parameters themselves depend on."""
@@ -136,7 +141,7 @@ class Checkpoints:
 
     def restore(
         self, state: Any, *, step: int | None = None, data: bool = True
-    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
         """Read a checkpoint into the shapes, dtypes and shardings of `state`.
 
         Args:
@@ -146,7 +151,9 @@ class Checkpoints:
             arrays must agree.
 
         Returns:
-          (state, position of the data iterator, meta); the position is empty without `data`.
+          (state, position of the data iterator, meta). The position is None without `data`, and where
+          it was saved by another number of processes or data workers: elastic data then go on from
+          meta["step"].
 
         Raises:
           CheckpointError: there is none, or it belongs to something else (all differences in one
@@ -158,12 +165,15 @@ class Checkpoints:
         meta = self.meta(step)
         number: int = meta["step"]
         self._compare(number, meta, state, data)
-        position = _Position({})
+        now = self._identity.facts()
+        position = None
+        if data and all(meta["facts"][name] == now[name] for name in _LAYOUT):
+            position = _Position({})
         items: dict[str, Any] = {"state": args.StandardRestore(jax.tree.map(_abstract, state))}
-        if data:
+        if position is not None:
             items["data"] = grain.checkpoint.CheckpointRestore(position)
         restored = self._manager.restore(number, args=args.Composite(**items))
-        return restored["state"], position.data, meta
+        return restored["state"], position and position.data, meta
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """What is written about a checkpoint; None takes the newest.
@@ -190,19 +200,27 @@ class Checkpoints:
     def _compare(self, step: int, meta: Mapping[str, Any], state: Any, data: bool) -> None:
         ours = {**self._identity.facts(data=data), **_forms(state)}
         theirs = {**meta["facts"], **meta["arrays"]}
-        if not data:
-            theirs = {name: value for name, value in theirs.items() if name not in _RUN_FACTS}
+        free = () if data else _RUN_FACTS
+        if data and self._identity.elastic:
+            free = _LAYOUT
+        names = [*theirs, *(name for name in ours if name not in theirs)]
+        wrong = [name for name in names if name not in free and theirs.get(name) != ours.get(name)]
+        if not wrong:
+            return
         problems = [
             f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} now"
-            for name in [*theirs, *(name for name in ours if name not in theirs)]
-            if theirs.get(name) != ours.get(name)
+            for name in wrong
         ]
-        if problems:
-            raise CheckpointError(
-                f"the checkpoint of step {step} in {self.folder} does not belong to this run:\n  "
-                + "\n  ".join(problems)
-                + "\nStart with what the checkpoint was made with, or choose another workdir."
-            )
+        reason = (
+            "The order of this task's data depends on the number of processes and data workers.\n"
+            if set(wrong) & set(_LAYOUT)
+            else ""
+        )
+        raise CheckpointError(
+            f"the checkpoint of step {step} in {self.folder} does not belong to this run:\n  "
+            + "\n  ".join(problems)
+            + f"\n{reason}Start with what the checkpoint was made with, or choose another workdir."
+        )
 
     def _last_complete(self, failed: int) -> int | None:
         self._manager.reload()

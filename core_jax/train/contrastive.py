@@ -15,10 +15,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from core_jax import clip, world
 from core_jax.train import contrastive_data as data
+from core_jax.train import memory
+from core_jax.train.contrastive_losses import dense_terms, losses
+from core_jax.train.settings import DTYPES, ConfigError, compute_dtype
+from core_jax.train.sharding import over_model
 from core_jax.train.task import Aux, Batch, Params, Task
 
 TEMPLATE = "a photo of a {}."
@@ -26,7 +30,10 @@ TEMPLATE = "a photo of a {}."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """Everything `configs/world_clip.py` can set; learning rates are per step, shares in [0, 1]."""
+    """Everything `configs/world_clip.py` can set; learning rates are per step, shares in [0, 1].
+
+    `dtype` is what the towers compute in; `accumulate` and `remat` are those of `memory.Memory`.
+    """
 
     vision: dict
     text: dict
@@ -46,6 +53,15 @@ class ContrastiveConfig:
     crop_scale: tuple[float, float]
     eval_scenes: int
     seed: int
+    dtype: str = "float32"
+    accumulate: int = 1
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"config.dtype={self.dtype!r}: expected one of {', '.join(DTYPES)}")
+        if self.accumulate < 1:
+            raise ConfigError(f"config.accumulate={self.accumulate}: expected at least 1")
 
 
 def build(config: ml_collections.ConfigDict) -> Task:
@@ -55,6 +71,7 @@ def build(config: ml_collections.ConfigDict) -> Task:
       TypeError: a key of the task's own is missing from the configuration.
     """
     settings = read_config(config)
+    settings = dataclasses.replace(settings, dtype=compute_dtype(settings.dtype))
     model = model_config(settings)
     tokens = data.make_tokenizer(model)
     return Task(
@@ -69,9 +86,10 @@ def build(config: ml_collections.ConfigDict) -> Task:
         ),
         evaluate=functools.partial(evaluate, model, settings, tokens),
         optimizer=functools.partial(optimizer, settings),
-        sharding_rules=((r".*", jax.sharding.PartitionSpec()),),
+        sharding_rules=(("trainable/.*", over_model),),
         total_steps=settings.steps,
         batch_ids=("index",),
+        elastic=True,
     )
 
 
@@ -81,11 +99,12 @@ def read_config(config: ml_collections.ConfigDict) -> ContrastiveConfig:
     Raises:
       TypeError: some are missing; all are named.
     """
-    fields = [f.name for f in dataclasses.fields(ContrastiveConfig)]
-    missing = [name for name in fields if name not in config]
+    fields = dataclasses.fields(ContrastiveConfig)
+    missing = [f.name for f in fields if f.name not in config and f.default is dataclasses.MISSING]
     if missing:
         raise TypeError(f"the contrastive configuration lacks {', '.join(missing)}")
-    return ContrastiveConfig(**{name: config.to_dict()[name] for name in fields})
+    values = config.to_dict()
+    return ContrastiveConfig(**{f.name: values[f.name] for f in fields if f.name in values})
 
 
 def model_config(settings: ContrastiveConfig) -> clip.ClipConfig:
@@ -142,101 +161,65 @@ def loss(
     batch: Batch,
     key: Array,
 ) -> tuple[Float[Array, ""], Aux]:
-    """Contrastive loss plus the weighted auxiliary losses; see the module's docstring.
-
-    Most steps see only `patches_kept` patches of a picture (those of the object first), the others all of them.
-    """
+    """Contrastive loss plus the weighted auxiliary losses; see the module's docstring."""
     del frozen
-    augment_key, keep_key, full_key = jax.random.split(key, 3)
-    image, mask = data.augment(
-        batch["image"], batch["mask"], settings.crop_share, settings.crop_scale, key=augment_key
-    )
-    pixels = clip.normalise(image, model)
-    cells = data.patch_cells(mask, model.vision.patch_size)
-
-    def some(trainable):
-        keep = data.choose_patches(cells, settings.patches_kept, key=keep_key)
-        kept = jnp.take_along_axis(cells, keep[..., None], axis=1)
-        return losses(model, settings, trainable, pixels, kept, batch, keep)
-
-    def every(trainable):
-        return losses(model, settings, trainable, pixels, cells, batch, None)
-
-    full = jax.random.bernoulli(full_key, settings.full_share)
-    total, values = jax.lax.cond(full, every, some, trainable)
-    one = jnp.ones((), jnp.float32)
-    return total, Aux(stats=stats, metrics={name: (value, one) for name, value in values.items()})
-
-
-def losses(
-    model: clip.ClipConfig,
-    settings: ContrastiveConfig,
-    trainable: dict,
-    pixels: Float[Array, "B S S 3"],
-    cells: Float[Array, "B K p"],
-    batch: Batch,
-    keep: Int[Array, "B K"] | None,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The weighted sum and its parts, on the patches `keep`, whose pixels of the object are `cells`."""
-    towers, heads = trainable["clip"], trainable["heads"]
-    feature, taps = clip.encode_image(towers, model, pixels, taps=True, keep=keep)
-    text = clip.encode_text(towers, model, batch["ids"])
-    scale = jnp.minimum(jnp.exp(towers["logit_scale"]), 100.0)
-    logits = scale * clip.unit(feature) @ clip.unit(text).T
-    real = jnp.stack([batch[name] for name in data.ATTRIBUTES], axis=1)
-    said = batch["said"][:, None]
-    describes = jnp.all((said < 0) | (said == real[None]), axis=-1)
-    values = {
-        "contrast": 0.5
-        * (several_positives(logits, describes.T) + several_positives(logits.T, describes)),
-        "attribute": jnp.zeros(()),
-    }
-    for name in data.ATTRIBUTES:
-        guess = _head(heads[f"feature_{name}"], feature)
-        values["attribute"] += optax.softmax_cross_entropy_with_integer_labels(
-            guess, batch[name]
-        ).mean()
-        values[f"accuracy/{name}"] = jnp.mean(
-            (jnp.argmax(guess, -1) == batch[name]).astype(jnp.float32)
-        )
-    values["outline"], values["dense"] = dense_losses(heads, taps[-1][:, 1:], cells, batch)
+    network = functools.partial(_see, model, settings, trainable)
+    pieces = memory.Memory(accumulate=settings.accumulate)
+    seen, stats = memory.run(network, stats, batch, memory=pieces, key=key)
+    values = losses(trainable, seen, batch)
     total = (
         values["contrast"]
         + settings.attribute_weight * values["attribute"]
         + settings.outline_weight * values["outline"]
         + settings.dense_weight * values["dense"]
     )
-    return total, values
+    one = jnp.ones((), jnp.float32)
+    return total, Aux(stats=stats, metrics={name: (value, one) for name, value in values.items()})
 
 
-def several_positives(
-    logits: Float[Array, "B N"], positive: Bool[Array, "B N"]
-) -> Float[Array, ""]:
-    """Cross-entropy of every row against the uniform distribution over its positives (at least one), mean over rows."""
-    positive = positive.astype(logits.dtype)
-    target = positive / jnp.sum(positive, axis=-1, keepdims=True)
-    return optax.softmax_cross_entropy(logits, target).mean()
+def _see(
+    model: clip.ClipConfig,
+    settings: ContrastiveConfig,
+    trainable: dict,
+    stats: dict,
+    batch: Batch,
+    key: Array,
+) -> tuple[dict[str, Array], dict]:
+    """What the towers make of each picture and its caption, as `losses` takes it.
 
-
-def dense_losses(
-    heads: dict, tokens: Float[Array, "B K width"], cells: Float[Array, "B K p"], batch: Batch
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """What every patch token must tell.
-
-    Returns:
-      (binary cross-entropy of which pixels of the patch are the object's, cross-entropy of the object's attributes
-      weighted by its share of the patch).
+    Most steps see only `patches_kept` patches of a picture (those of the object first), the others all of them.
     """
-    outline = optax.sigmoid_binary_cross_entropy(_head(heads["patch_mask"], tokens), cells).mean()
-    share = cells.mean(-1)
-    attributes = jnp.zeros(())
-    for name in data.ATTRIBUTES:
-        label = jnp.broadcast_to(batch[name][:, None], share.shape)
-        error = optax.softmax_cross_entropy_with_integer_labels(
-            _head(heads[f"patch_{name}"], tokens), label
-        )
-        attributes += jnp.sum(error * share) / jnp.maximum(jnp.sum(share), 1.0)
-    return outline, attributes
+    augment_key, keep_key, full_key = jax.random.split(key, 3)
+    image, mask = data.augment(
+        batch["image"], batch["mask"], settings.crop_share, settings.crop_scale, key=augment_key
+    )
+    dtype = jnp.dtype(settings.dtype)
+    pixels = clip.normalise(image, model, dtype)
+    cells = data.patch_cells(mask, model.vision.patch_size)
+
+    def picture(trainable, kept, keep):
+        feature, taps = clip.encode_image(trainable["clip"], model, pixels, taps=True, keep=keep)
+        tokens = taps[-1][:, 1:].astype(jnp.float32)
+        dense = dense_terms(trainable["heads"], tokens, kept, batch)
+        return {"feature": feature.astype(jnp.float32), **dense}
+
+    def caption(towers):
+        return clip.encode_text(towers, model, batch["ids"], dtype=dtype).astype(jnp.float32)
+
+    # Inside the branches: nothing cuts a conditional into parts.
+    remat = memory.again if settings.remat else lambda function: function
+
+    def some(trainable):
+        keep = data.choose_patches(cells, settings.patches_kept, key=keep_key)
+        kept = jnp.take_along_axis(cells, keep[..., None], axis=1)
+        return remat(picture)(trainable, kept, keep)
+
+    def every(trainable):
+        return remat(picture)(trainable, cells, None)
+
+    full = jax.random.bernoulli(full_key, settings.full_share)
+    seen = jax.lax.cond(full, every, some, trainable)
+    return {**seen, "text": remat(caption)(trainable["clip"])}, stats
 
 
 def optimizer(settings: ContrastiveConfig) -> optax.GradientTransformation:
@@ -300,7 +283,3 @@ def evaluate(
         for i, name in enumerate(data.ATTRIBUTES):
             result[f"{name}/{style}/percent"] = 100.0 * float(right[:, i].mean())
     return result
-
-
-def _head(head: dict, x: Array) -> Array:
-    return x @ head["kernel"] + head["bias"].reshape((1,) * (x.ndim - 1) + (-1,))

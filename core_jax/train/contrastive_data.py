@@ -77,7 +77,14 @@ def train_data(
       batch_size: B, over all processes.
       steps: different batches.
       seed: of the world.
+
+    Raises:
+      ValueError: the processes cannot share a batch evenly.
     """
+    if batch_size % jax.process_count():
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of {jax.process_count()} processes"
+        )
     source = Batches(
         tokens=tokens,
         seed=seed,

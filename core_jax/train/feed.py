@@ -30,6 +30,8 @@ class Feed:
       mesh: the batch axis is cut over its axis "data".
       host_keys: entries whose host arrays are handed out beside the batch.
       saved: what `state` returned, to go on right after that batch.
+      first: batches to leave out where nothing is `saved`. Grain goes to the next one at once where
+        every element is found by its number; else those before it are read and dropped.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Feed:
         *,
         host_keys: tuple[str, ...] = (),
         saved: Mapping[str, Any] | None = None,
+        first: int = 0,
     ):
         _allow_flags()
         self._iterator = iter(dataset)
@@ -48,7 +51,9 @@ class Feed:
         self._stop = threading.Event()
         if saved is not None:
             self._iterator.set_state(json.loads(saved["iterator"]))
-        self._position = dict(saved or {"iterator": self._snapshot(), "skip": 0})
+        elif first and _jump(self._iterator, first):
+            first = 0
+        self._position = dict(saved or {"iterator": self._snapshot(), "skip": first})
         self._thread = threading.Thread(target=self._produce, name="feed", daemon=True)
         self._thread.start()
 
@@ -133,6 +138,19 @@ class Feed:
             name: array for name, array in arrays.items() if array.dtype.kind not in "USOT"
         }
         return on_device, {name: arrays[name] for name in self._host_keys}
+
+
+def _jump(iterator: Any, batches: int) -> bool:
+    """Move a fresh iterator on without reading; False where its data set cannot, and then nothing has moved."""
+    import grain
+
+    if not isinstance(iterator, grain.DatasetIterator):
+        return False
+    try:
+        grain.experimental.set_next_index(iterator, batches)
+    except (NotImplementedError, ValueError):
+        return False
+    return True
 
 
 class DataEndedError(RuntimeError):

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from core_jax.data import files
-from core_jax.train import checkpoint, metrics, sharding, stop, writers
+from core_jax.train import ahead, checkpoint, metrics, sharding, stop, trace, writers
 from core_jax.train import step as steps
 from core_jax.train.feed import Feed
 from core_jax.train.task import Params, Task
@@ -38,11 +38,12 @@ class FitOptions:
         evaluation of a task that selects by its results.
       eval_every: steps between evaluations, with one at the end; 0 never evaluates.
       keep: number of checkpoints kept.
-      mesh_shape: (data, model); None puts all devices on data.
+      mesh: "data:-1,model:2" (`sharding.read_mesh`), or sizes (data, model); "" puts all devices on data.
       progress: show progress on process 0.
       workers: grain worker processes of the task's data; recorded, since the iterator state depends
         on it.
-      profile: (first, last) step of a jax.profiler trace in workdir/profile; None takes none.
+      profile: (first, last) step of a jax.profiler trace in workdir/profile; None takes none. Of a
+        resumed run only the steps that are left are traced.
     """
 
     seed: int
@@ -50,7 +51,7 @@ class FitOptions:
     save_every: int = 1000
     eval_every: int = 0
     keep: int = 2
-    mesh_shape: tuple[int, int] | None = None
+    mesh: str | tuple[int, int] = ""
     progress: bool = True
     workers: int = 0
     profile: tuple[int, int] | None = None
@@ -82,8 +83,8 @@ def fit(
       task: what to train.
       options: how.
       workdir: receives config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end,
-        timing.json. Nothing is written before parameters, sharding rules, the first batch and the
-        trace of the step have proved sound.
+        timing.json. Nothing is written before parameters, sharding rules and the first batch have
+        proved sound and the step is compiled.
       config_json: the experiment's configuration; its digest is in every checkpoint.
       resume: go on from the newest checkpoint in `workdir`; from the start when there is none.
 
@@ -91,6 +92,7 @@ def fit(
       The last state, {"trainable", "opt_state", "stats", "step"}.
 
     Raises:
+      ValueError: the batches, the mesh or the steps to trace do not fit the task.
       WorkdirError: `workdir` holds another run, or this one and `resume` is off.
       CheckpointError: the checkpoint belongs to something else, or the disk is full.
       NonFiniteError: a loss, a gradient or the state is not finite; the last finite checkpoint
@@ -100,11 +102,12 @@ def fit(
     clock = metrics.Clock()
     workdir = pathlib.Path(workdir).absolute()
     config = dict(config_json or {})
+    trace.check(options.profile, task.total_steps)
     writers.check(workdir, config, resume=resume)
-    mesh = sharding.make_mesh(options.mesh_shape)
+    mesh = sharding.make_mesh(options.mesh)
     state, frozen, shardings = steps.init(task, mesh, seed=options.seed)
     step_fn = steps.make_step(task, shardings)
-    key = jax.random.key(options.seed)
+    key = task.key(options.seed)
     folder = workdir / "checkpoints"
     open_checkpoints = functools.partial(
         checkpoint.Checkpoints,
@@ -115,10 +118,13 @@ def fit(
             pins=task.pins,
             workers=options.workers,
             processes=jax.process_count(),
+            elastic=task.elastic,
         ),
         keep=options.keep,
     )
     with contextlib.ExitStack() as stack:
+        notice = stack.enter_context(stop.told_to_leave())
+
         # Resume.
         start, window, restarts, position, checkpoints = 0, metrics.Window(), 0, None, None
         if resume and folder.exists():
@@ -131,26 +137,28 @@ def fit(
 
         # Prove the inputs sound before anything is written.
         data = task.train_data(options.seed)
-        feed = Feed(data, mesh, host_keys=task.batch_ids, saved=position)
+        feed = Feed(data, mesh, host_keys=task.batch_ids, saved=position, first=start)
         stack.callback(feed.close)
         clock.lap("setup")
-        batches = iter(feed)
+        batches, told = iter(feed), []
         if start < task.total_steps:
             first = next(feed)
             clock.lap("data_wait")
-            jax.eval_shape(step_fn, state, frozen, first[0], key)
-            clock.lap("compile")
+            # All steps call this one program; that of `step_fn` itself would be compiled at its first call.
+            step_fn = ahead.compile_step(step_fn, state, frozen, first[0], key)
+            told.append(ahead.describe(ahead.memory(step_fn), clock.lap("compile")))
             batches = itertools.chain([first], feed)
         writers.claim(workdir, config)
         if checkpoints is None:
             checkpoints = stack.enter_context(contextlib.closing(open_checkpoints()))
         log = writers.Log(workdir, task.total_steps, start, shown=options.progress)
         stack.callback(log.close)
+        profile = trace.Trace(workdir / "profile", options.profile, start)
+        stack.callback(profile.stop)
+        for text in (*told, *profile.problems):
+            log.say(text)
         lowest = writers.lowest(workdir / "metrics.jsonl", task.selected, last=start)
         checkpoints.keep_also(step for _, step in lowest.values())
-        notice = stack.enter_context(stop.told_to_leave())
-        profile_first, profile_last = options.profile or (None, None)
-        profiling = False
         pending: tuple[int, metrics.Packed, dict[str, np.ndarray]] | None = None
 
         def settle() -> None:
@@ -164,10 +172,8 @@ def fit(
             stop.check_step(number, values, ids, checkpoints)
             window.add(packed.names, values)
             if number % options.log_every == 0 or number == task.total_steps:
-                rate = window.steps / max(clock.training - window.since, 1e-9)
-                means = window.means()
-                log.write(number, {**means, "seconds": clock.training, "steps_per_second": rate})
-                window = metrics.Window(since=clock.training)
+                log.write(number, {**window.means(), **clock.rates(window)})
+                window = clock.window()
                 clock.lap("logging")
 
         def save(number: int) -> None:
@@ -201,19 +207,19 @@ def fit(
             range(start + 1, task.total_steps + 1), batches, strict=False
         ):
             clock.lap("data_wait")
-            if number == profile_first:
-                jax.profiler.start_trace(workdir / "profile")
-                profiling = True
-            state, packed = step_fn(state, frozen, batch, key)
-            clock.lap("compile" if number == start + 1 else "step")
+            if profile.begins(number):
+                settle()
+                profile.start()
+            with profile.step(number):
+                state, packed = step_fn(state, frozen, batch, key)
+            clock.lap("step")
             settle()  # the previous step, while this one runs
             pending = (number, packed, ids)
             log.advance()
             last = number == task.total_steps
-            if profiling and (last or number == profile_last):
+            if profile.ends(number):
                 settle()
-                jax.profiler.stop_trace()
-                profiling = False
+                profile.stop()
             leave = notice.is_set() or checkpoints.reached_preemption(number)
             save_due = last or leave or number % options.save_every == 0
             save_due |= bool(task.selected) and evaluation_due(number)
@@ -236,7 +242,7 @@ def restore(
     *,
     workdir: str | pathlib.Path,
     step: int | None = None,
-    mesh_shape: tuple[int, int] | None = None,
+    mesh: str | tuple[int, int] = "",
 ) -> tuple[Params, int]:
     """Parameters of a run, for evaluation and prediction; also while it is still training.
 
@@ -244,7 +250,7 @@ def restore(
       task: the task the run was made with; its pins and the form of every array are compared.
       workdir: of the run.
       step: which checkpoint; None takes the newest.
-      mesh_shape: (data, model), free to differ from the run's.
+      mesh: as `FitOptions` has it, free to differ from the run's.
 
     Returns:
       (parameters on their devices, step of the checkpoint).
@@ -261,7 +267,7 @@ def restore(
     with contextlib.closing(checkpoint.Checkpoints(folder, identity, read_only=True)) as saved:
         # Frozen arrays are not in the checkpoint: where they are random, the run's seed makes them.
         seed = saved.meta(step)["facts"]["seed"]
-        state, frozen, _ = steps.init(task, sharding.make_mesh(mesh_shape), seed=seed)
+        state, frozen, _ = steps.init(task, sharding.make_mesh(mesh), seed=seed)
         state, _, meta = saved.restore(state, step=step, data=False)
     params = Params(trainable=state["trainable"], frozen=frozen, stats=state["stats"])
     return params, meta["step"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-RESERVED = ("step", "loss", "grad_norm", "seconds", "steps_per_second")
+RESERVED = ("step", "loss", "grad_norm", "seconds", "steps_per_second", "data_wait_share")
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +63,11 @@ class Window:
 
     Args:
       since: training seconds at its first step, from `Clock.training`.
+      waited: those of them in which the loop waited for data.
     """
 
-    def __init__(self, since: float = 0.0):
-        self.since, self.steps = since, 0
+    def __init__(self, since: float = 0.0, waited: float = 0.0):
+        self.since, self.waited, self.steps = since, waited, 0
         self._names: tuple[str, ...] = ()
         self._total: np.ndarray | None = None
 
@@ -91,6 +92,7 @@ class Window:
         total = None if self._total is None else self._total.tolist()
         return {
             "since": self.since,
+            "waited": self.waited,
             "steps": self.steps,
             "names": list(self._names),
             "total": total,
@@ -99,7 +101,7 @@ class Window:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Window":
         """Inverse of `to_json`."""
-        window = cls(saved["since"])
+        window = cls(saved["since"], saved["waited"])
         window.steps, window._names = saved["steps"], tuple(saved["names"])
         if saved["total"] is not None:
             window._total = np.asarray(saved["total"], np.float64)
@@ -117,13 +119,32 @@ class Clock:
         self.seconds: dict[str, float] = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
 
-    def lap(self, part: str) -> None:
-        """Book the time since the previous lap on `part`."""
+    def lap(self, part: str) -> float:
+        """Book the seconds since the previous lap on `part`, and return them."""
         now = time.perf_counter()
-        self.seconds[part] += now - self._last
-        self._last = now
+        passed, self._last = now - self._last, now
+        self.seconds[part] += passed
+        return passed
 
     @property
     def training(self) -> float:
         """Seconds of waiting for data and stepping; compiling, evaluating and saving left out."""
         return self.seconds["data_wait"] + self.seconds["step"]
+
+    def window(self) -> Window:
+        """An empty window that begins now."""
+        return Window(self.training, self.seconds["data_wait"])
+
+    def rates(self, window: Window) -> dict[str, float]:
+        """How fast the steps of a window were.
+
+        Returns:
+          "seconds" of training since the start of the run; of the window "steps_per_second" and "data_wait_share", the
+          part of its time, 0 to 1, in which this process had no batch to go on with.
+        """
+        seconds = max(self.training - window.since, 1e-9)
+        return {
+            "seconds": self.training,
+            "steps_per_second": window.steps / seconds,
+            "data_wait_share": (self.seconds["data_wait"] - window.waited) / seconds,
+        }

@@ -20,6 +20,9 @@ Choices = Mapping[str, tuple[str, ...]]
 # Entries of the same ConfigDict that other parts read: the loop's options, and which task this is.
 _FOREIGN = ("task", "fit")
 
+DTYPES = ("auto", "float32", "bfloat16", "parity")
+"""What `config.dtype` may be."""
+
 
 class ConfigError(ValueError):
     """Settings that cannot be used; one line per problem."""
@@ -57,7 +60,15 @@ def read(
 
 
 def compute_dtype(setting: str = "auto") -> str:
-    """What towers compute in: "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    """What networks compute in, a dtype's name, by one of `DTYPES`.
+
+    "auto" is bfloat16 on accelerators and float32 on CPUs. "parity" is float32, and from here on the whole process computes
+    matrix products and convolutions in all of it: TPUs multiply float32 as bfloat16 otherwise, recent GPUs as TF32. Then
+    an accelerator gives the CPU's numbers up to the order of sums.
+    """
+    if setting == "parity":
+        jax.config.update("jax_default_matmul_precision", "highest")
+        return "float32"
     if setting != "auto":
         return setting
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -1,7 +1,7 @@
 """Mesh axes ("data", "model") and the ordered rules that place every array on them.
 
-A rule is (regex, PartitionSpec). The first regex that matches a whole path such as
-"trainable/prompt/context" decides.
+A rule is (regex, PartitionSpec), or (regex, function of shape and mesh that gives one) such as `over_model`. The first
+regex that matches a whole path such as "trainable/prompt/context" decides.
 """
 
 import re
@@ -13,24 +13,28 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from core_jax.train.settings import ConfigError
 from core_jax.train.task import Params, Rules
 
 AXES = ("data", "model")
 
 
-def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
+def make_mesh(shape: Sequence[int] | str | None = None) -> Mesh:
     """The mesh of all devices, Auto axes.
 
     Args:
-      shape: (data, model) sizes; None puts every device on "data".
+      shape: (data, model) sizes, or text as `read_mesh` takes it; None and "" put every device on "data".
 
     Returns:
       Mesh with the axes ("data", "model").
 
     Raises:
+      ConfigError: the text is no mesh.
       ValueError: the sizes do not multiply to the number of devices.
     """
     count = jax.device_count()
+    if isinstance(shape, str):
+        shape = read_mesh(shape, count)
     shape = (count, 1) if shape is None else tuple(shape)
     if len(shape) != 2 or shape[0] * shape[1] != count:
         raise ValueError(
@@ -38,6 +42,60 @@ def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
             f"data * model == {count}"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2)
+
+
+def read_mesh(text: str, count: int) -> tuple[int, int]:
+    """(data, model) sizes from "data:4,model:2"; one of them may be -1, which is all the devices that are left.
+
+    Args:
+      text: an axis that is not named has size 1, but for "data" in "model:2", which takes what is left; "" is "data:-1".
+      count: of devices.
+
+    Raises:
+      ConfigError: another form or axis, or sizes that do not multiply to `count`.
+    """
+    given = dict.fromkeys(AXES, 0)
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, colon, size = part.partition(":")
+        if name not in AXES or not colon or not re.fullmatch(r"-1|[1-9]\d*", size) or given[name]:
+            raise ConfigError(
+                f"mesh={text!r}: {part!r} is not data:SIZE or model:SIZE, each once, SIZE a number or -1 for all devices "
+                "that are left"
+            )
+        given[name] = int(size)
+    data, model = given["data"] or (1 if given["model"] == -1 else -1), given["model"] or 1
+    if data == -1 and model > 0 and count % model == 0:
+        data = count // model
+    elif model == -1 and data > 0 and count % data == 0:
+        model = count // data
+    if data * model != count or min(data, model) < 1:
+        raise ConfigError(
+            f"mesh={text!r} does not fit {count} devices: expected sizes whose product is {count}, at most one of them -1"
+        )
+    return data, model
+
+
+def where_it_fits(mesh: str | tuple[int, int]) -> str | tuple[int, int]:
+    """A mesh, or "" on a machine whose devices it does not fit: a run may be judged elsewhere than it was trained."""
+    try:
+        make_mesh(mesh)
+    except ValueError:
+        return ""
+    return mesh
+
+
+def over_model(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """Cuts an array over "model" along its largest axis that divides, the last of equal ones; vectors stay whole.
+
+    Of a layer that widens and one that narrows again the wide axis is cut in both, so that what lies between them stays
+    where it is computed.
+    """
+    parts = mesh.shape["model"]
+    fits = [i for i, size in enumerate(shape) if size % parts == 0 and size > 1]
+    if parts == 1 or len(shape) < 2 or not fits:
+        return PartitionSpec()
+    axis = max(fits, key=lambda i: (shape[i], i))
+    return PartitionSpec(*(["model" if i == axis else None for i in range(axis + 1)]))
 
 
 def path_name(path: Any) -> str:
@@ -55,7 +113,7 @@ def params_shardings(params: Params, rules: Rules, mesh: Mesh) -> Params:
 
     Args:
       params: arrays or `jax.ShapeDtypeStruct`s.
-      rules: ordered (regex, PartitionSpec) pairs, matched against whole paths.
+      rules: ordered pairs (see the module), matched against whole paths.
       mesh: axes "data" and "model".
 
     Returns:
@@ -73,7 +131,8 @@ def params_shardings(params: Params, rules: Rules, mesh: Mesh) -> Params:
         index = next((i for i, (regex, _) in enumerate(compiled) if regex.fullmatch(path)), None)
         if index is not None:
             decided.add(index)
-            specs[path] = compiled[index][1]
+            spec = compiled[index][1]
+            specs[path] = spec(np.shape(leaf), mesh) if callable(spec) else spec
             problems += _spec_problems(path, np.shape(leaf), specs[path], mesh)
         elif path.startswith("trainable/"):
             problems.append(f"no rule matches {path} {np.shape(leaf)}")
@@ -169,3 +228,15 @@ def place(tree: Any, shardings: Any, *, copy: bool) -> Any:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(assemble, tree, shardings)
+
+
+def whole(tree: Any) -> Any:
+    """The arrays of a tree with all of each on every device, wherever their parts lay; for code that reads them by itself."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_replicated:
+            return x
+        replicated = NamedSharding(x.sharding.mesh, PartitionSpec())  # pyright: ignore
+        return jax.jit(lambda y: y, out_shardings=replicated)(x)
+
+    return jax.tree.map(one, tree)

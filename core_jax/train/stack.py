@@ -1,12 +1,14 @@
-"""Several runs of one recipe in one program: folds of a cross-validation, side by side.
+"""Several runs of one recipe in one program: folds of a cross-validation, seeds, learning rates.
 
-Every trainable array and statistic gets a leading axis F, loss and optimizer are mapped over it, and one jitted step
-trains all F runs; frozen arrays are shared. Run i sees the key, the batches and the updates that it would see alone. On
-several devices either the runs are cut over them, each device training its own, or every run's batch is.
+Every trainable array and statistic gets a leading axis F, one entry a run, and one jitted step trains all of them; frozen
+arrays are shared. Run i sees the keys, the batches and the updates that it would see alone. `stack` takes folds, which
+share a seed and an optimizer; `stack_runs` takes runs with seeds, optimizers and names of their own. On several devices
+either the folds are cut over them, each device training its own, or every run's batch is.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +19,28 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core_jax.data import files
+from core_jax.train import turns
+from core_jax.train.step import init_key
 from core_jax.train.task import Aux, Batch, Params, Task, Tree
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One of several runs in a program.
+
+    Attributes:
+      name: stands in front of its results and metrics.
+      seed: of its first arrays, its data and the keys of its steps.
+      task: what it trains.
+    """
+
+    name: str
+    seed: int
+    task: Task
+
+
 def stack(tasks: Sequence[Task], mesh: Mesh | None = None) -> Task:
-    """One task that trains several.
+    """One task that trains several of one seed.
 
     Args:
       tasks: F of them, built from one recipe: the same functions, frozen arrays, number of steps and batch shapes; their
@@ -50,22 +69,60 @@ def stack(tasks: Sequence[Task], mesh: Mesh | None = None) -> Task:
         init=functools.partial(_init, first, count),
         loss=functools.partial(_loss, first, cut),
         train_data=functools.partial(_train_data, tasks, 1 if cut is None else 0),
-        evaluate=functools.partial(_evaluate, tasks),
+        evaluate=functools.partial(_evaluate, _numbered(tasks)),
         optimizer=functools.partial(_optimizer, first),
         sharding_rules=tuple(
-            (pattern, PartitionSpec(cut and "data", *spec) if _grows(pattern) else spec)
+            (pattern, _place(spec, cut) if _grows(pattern) else spec)
             for pattern, spec in first.sharding_rules
         ),
         total_steps=steps[0],
         batch_ids=first.batch_ids,
-        selected=tuple(f"{i}/{name}" for i, task in enumerate(tasks) for name in task.selected),
+        selected=_selected(_numbered(tasks)),
+        elastic=all(task.elastic for task in tasks),
         pins=_pins(tasks),
     )
 
 
-def unstack(tree: Tree, index: int) -> Tree:
+def stack_runs(runs: Sequence[Run]) -> Task:
+    """One task that trains several runs which may also differ in their seeds and in the numbers of their optimizers.
+
+    Args:
+      runs: as the tasks of `stack`, with different names; their optimizers have states of one form.
+
+    Returns:
+      A task as `stack` makes, without a cut over devices. It does not look at the seed that it is given. Metrics are those
+      of each run, "NAME/...", its loss among them; so are results.
+
+    Raises:
+      ValueError: no run, runs that share a name, or runs with different numbers of steps.
+    """
+    tasks, named = [run.task for run in runs], {run.name: run.task for run in runs}
+    if len(named) < len(runs):
+        raise ValueError(f"stacked runs share a name: {', '.join(run.name for run in runs)}")
+    return dataclasses.replace(
+        stack(tasks),
+        init=functools.partial(_init_runs, runs),
+        loss=functools.partial(_loss_of_each, tuple(named), tasks[0]),
+        train_data=lambda seed: _zip([run.task.train_data(run.seed) for run in runs], 1),
+        evaluate=functools.partial(_evaluate, named),
+        optimizer=functools.partial(_optimizer_of_each, tasks),
+        key=lambda seed: jnp.stack([run.task.key(run.seed) for run in runs]),
+        selected=_selected(named),
+        pins={**_pins(tasks), "runs": files.digest([[run.name, run.seed] for run in runs])},
+    )
+
+
+def unstack(tree: Any, index: int) -> Any:
     """The arrays of one run."""
     return jax.tree.map(lambda x: x[index], tree)
+
+
+def _numbered(tasks: Sequence[Task]) -> dict[str, Task]:
+    return {str(index): task for index, task in enumerate(tasks)}
+
+
+def _selected(named: Mapping[str, Task]) -> tuple[str, ...]:
+    return tuple(f"{name}/{result}" for name, task in named.items() for result in task.selected)
 
 
 def _divides(count: int, mesh: Mesh) -> bool:
@@ -76,6 +133,11 @@ def _divides(count: int, mesh: Mesh) -> bool:
 
 def _grows(pattern: str) -> bool:
     return not pattern.startswith("frozen")
+
+
+def _place(spec: Any, cut: Mesh | None) -> PartitionSpec:
+    """A rule's place behind the axis F; small models that are trained side by side are not cut over "model"."""
+    return PartitionSpec(cut and "data", *(() if callable(spec) else spec))
 
 
 def _pins(tasks: Sequence[Task]) -> dict[str, str]:
@@ -94,6 +156,18 @@ def _init(task: Task, count: int, key: PRNGKeyArray) -> Params:
     )
 
 
+def _init_runs(runs: Sequence[Run], key: PRNGKeyArray) -> Params:
+    del key
+    first = runs[0].task.init(init_key(runs[0].seed))
+    kept = [(first.trainable, first.stats)]
+    for run in runs[1:]:
+        # One at a time, so that no two copies of the frozen arrays wait for each other.
+        own = run.task.init(init_key(run.seed))
+        kept.append((own.trainable, own.stats))
+    trainable, stats = _side_by_side(kept)
+    return Params(trainable=trainable, frozen=first.frozen, stats=stats)
+
+
 def _loss(
     task: Task,
     cut: Mesh | None,
@@ -103,7 +177,7 @@ def _loss(
     batch: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], Aux]:
-    each = jax.vmap(task.loss, in_axes=(0, None, 0, 1 if cut is None else 0, None))
+    each = turns.loss_of_each(task.loss, 1 if cut is None else 0, None)
     if cut is not None:
         # Cut by hand: whatever a network is made of, its runs then stay apart. Gradients need no sums either.
         own, all_of_it = PartitionSpec("data"), PartitionSpec()
@@ -122,15 +196,41 @@ def _loss(
     return jnp.sum(values), Aux(stats=aux.stats, metrics=metrics)
 
 
+def _loss_of_each(
+    names: Sequence[str],
+    task: Task,
+    trainable: Tree,
+    frozen: Tree,
+    stats: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Aux]:
+    values, aux = turns.loss_of_each(task.loss, 1, 0)(trainable, frozen, stats, dict(batch), key)
+    pairs = {**aux.metrics, "loss": (values, jnp.ones_like(values))}
+    metrics = {
+        f"{run}/{name}": (total[index], count[index])
+        for index, run in enumerate(names)
+        for name, (total, count) in pairs.items()
+    }
+    return jnp.sum(values), Aux(stats=aux.stats, metrics=metrics)
+
+
+def _side_by_side(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
 def _train_data(tasks: Sequence[Task], axis: int, seed: int) -> Any:
+    return _zip([task.train_data(seed) for task in tasks], axis)
+
+
+def _zip(datasets: Sequence[Any], axis: int) -> Any:
+    """The batches of several data sets as one, with an axis F at `axis`."""
     from grain import experimental
 
-    each = experimental.ZipIterDataset([task.train_data(seed) for task in tasks])
-    return each.map(functools.partial(_side_by_side, axis))
+    def together(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+        return {name: np.stack([b[name] for b in batches], axis=axis) for name in batches[0]}
 
-
-def _side_by_side(axis: int, batches: Sequence[Batch]) -> dict[str, np.ndarray]:
-    return {name: np.stack([batch[name] for batch in batches], axis=axis) for name in batches[0]}
+    return experimental.ZipIterDataset(datasets).map(together)
 
 
 def _optimizer(task: Task) -> optax.GradientTransformation:
@@ -146,12 +246,33 @@ def _optimizer(task: Task) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def _optimizer_of_each(tasks: Sequence[Task]) -> optax.GradientTransformation:
+    """Every run's own optimizer for its arrays; runs are few, and so are operations of an update."""
+    each = [task.optimizer() for task in tasks]
+
+    def init(params: Any) -> optax.OptState:
+        # As in `_optimizer`.
+        if not jax.tree.leaves(params):
+            return each[0].init(params)
+        return _side_by_side([one.init(unstack(params, i)) for i, one in enumerate(each)])
+
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> Any:
+        return _side_by_side(
+            [
+                one.update(unstack(updates, i), unstack(state, i), unstack(params, i))
+                for i, one in enumerate(each)
+            ]
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
 def _evaluate(
-    tasks: Sequence[Task], trainable: Tree, frozen: Tree, stats: Tree
+    named: Mapping[str, Task], trainable: Tree, frozen: Tree, stats: Tree
 ) -> dict[str, float]:
     return {
-        f"{index}/{name}": value
-        for index, task in enumerate(tasks)
+        f"{run}/{name}": value
+        for index, (run, task) in enumerate(named.items())
         for name, value in task.evaluate(
             unstack(trainable, index), frozen, unstack(stats, index)
         ).items()

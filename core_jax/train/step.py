@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PRNGKeyArray
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from core_jax.train import metrics, sharding
 from core_jax.train.task import Aux, Batch, Task, Tree
@@ -29,6 +29,13 @@ _INIT_FOLD = np.uint32(2**32 - 1)
 def init_key(seed: int) -> PRNGKeyArray:
     """Key of `Task.init`, apart from the key of every step and from the keys split from those."""
     return jax.random.fold_in(jax.random.key(seed), _INIT_FOLD)
+
+
+def fold_in(key: PRNGKeyArray, number: ArrayLike) -> PRNGKeyArray:
+    """`jax.random.fold_in` of a number into a key, or into each of a vector of keys."""
+    if key.ndim == 0:
+        return jax.random.fold_in(key, number)
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
 
 
 def init(task: Task, mesh: Mesh, *, seed: int) -> tuple[State, Tree, State]:
@@ -74,8 +81,8 @@ def make_step(task: Task, shardings: State) -> StepFn:
 
     Returns:
       step(state, frozen, batch, key) -> (new state, packed metrics). The loss sees `fold_in(key,
-      state["step"])`, so a step depends on nothing but its arguments. The state is donated: the old
-      one must not be used again.
+      state["step"])`, so a step depends on nothing but its arguments; `key` comes from `Task.key`. The
+      state is donated: the old one must not be used again.
     """
     optimizer = task.optimizer()
     replicated = shardings["step"]
@@ -88,7 +95,7 @@ def make_step(task: Task, shardings: State) -> StepFn:
     def step(
         state: State, frozen: Tree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[State, metrics.Packed]:
-        key = jax.random.fold_in(key, state["step"])
+        key = fold_in(key, state["step"])
         (loss, aux), grads = jax.value_and_grad(checked_loss, has_aux=True)(
             state["trainable"], frozen, state["stats"], batch, key
         )

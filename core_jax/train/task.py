@@ -5,7 +5,7 @@ axis is the batch axis B; the loop cuts that axis over the devices of the mesh a
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Tree = dict[str, Any]
 Batch = Mapping[str, Any]
-Rules = tuple[tuple[str, jax.sharding.PartitionSpec], ...]
+Spec = jax.sharding.PartitionSpec
+# A path's pattern, and a place: fixed, or a function of (shape, mesh) such as `sharding.over_model`.
+Rules = tuple[tuple[str, Spec | Callable[[Sequence[int], jax.sharding.Mesh], Spec]], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -60,15 +62,19 @@ class Task:
         batch; its iterator has `get_state` and `set_state`.
       evaluate: (trainable, frozen, stats) -> named results, units in the name.
       optimizer: () -> optax transformation over `trainable` only.
-      sharding_rules: ordered (regex, PartitionSpec) pairs over the paths "trainable/...",
-        "frozen/..." and "stats/..."; the first pattern that matches a whole path decides. Every
+      sharding_rules: ordered (regex, place) pairs over the paths "trainable/...", "frozen/..." and "stats/...", a place
+        being a PartitionSpec or `sharding.over_model`; the first pattern that matches a whole path decides. Every
         trainable path must be covered, every pattern must decide something; frozen arrays and
         statistics without a rule are replicated.
       total_steps: number of updates.
+      key: seed -> what the keys of all steps are folded from: one key, or a vector of them, one for
+        each run of a stack, of which the loss then gets as many.
       batch_ids: batch entries that name the samples; printed when the loss is not finite. They may
         be strings, which stay on the host.
       selected: names of results, the lower the better. The checkpoint of the step at which each was
         lowest is kept beside the newest ones.
+      elastic: the batch of a step holds the same samples whatever the number of processes and data
+        workers, so that a run may go on with other numbers of them.
       pins: digests of everything the run depends on; stored in every checkpoint and compared when
         it is restored.
     """
@@ -80,6 +86,8 @@ class Task:
     optimizer: Callable[[], optax.GradientTransformation]
     sharding_rules: Rules
     total_steps: int
+    key: Callable[[int], PRNGKeyArray] = jax.random.key
     batch_ids: tuple[str, ...] = ()
     selected: tuple[str, ...] = ()
+    elastic: bool = False
     pins: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -4,6 +4,7 @@ Only process 0 writes; every process reads.
 """
 
 import errno
+import itertools
 import json
 import math
 import pathlib
@@ -20,6 +21,9 @@ Path = pathlib.Path
 
 # Prefix of the names that `Task.evaluate` returns.
 EVALUATION = "eval/"
+
+_LONGEST_WAIT_S = 24 * 3600
+_meetings = itertools.count()
 
 
 class WorkdirError(ValueError):
@@ -62,12 +66,23 @@ def check(workdir: Path, config: Mapping[str, Any], *, resume: bool) -> None:
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     """Make the work directory and write its config.json, once every process has passed `check`."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("claim workdir")
+        _meet("claim workdir")
     path = workdir / "config.json"
     if jax.process_index() == 0 and not path.exists():
         files.atomic_write(path, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+
+
+def _meet(name: str) -> None:
+    """Return when every process has come here, however late: the last one may have read and compiled for long.
+
+    The first collective on CPUs gives up when one comes half a minute after another. The coordinator waits, and ends the wait
+    when a process is gone.
+    """
+    # JAX has no public door to it; Orbax goes through this one as well.
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f"{name}/{next(_meetings)}", 1000 * _LONGEST_WAIT_S)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,10 +249,15 @@ class Progress:
         text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
         if self._bar is not None and not evaluation:
             self._bar.set_postfix_str(text, refresh=False)
-        elif self._bar is not None:
-            self._bar.write(f"step {step}/{self._total} {text}", file=sys.stderr)
+        else:
+            self.say(f"step {step}/{self._total} {text}")
+
+    def say(self, text: str) -> None:
+        """Show a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
         elif self._shown:
-            print(f"step {step}/{self._total} {text}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar on the screen."""
@@ -273,6 +293,10 @@ class Log:
         """Write the values everywhere."""
         for writer in self._writers:
             writer.write(step, values)
+
+    def say(self, text: str) -> None:
+        """Show a line that belongs into no file."""
+        self._progress.say(text)
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is on record; the same answer on every process."""

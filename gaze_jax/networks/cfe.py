@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from core_jax.nn import RESNET18, STATS, BatchNorm, ResNet, ResNetConfig, norm
 from core_jax.nn.resnet import kaiming
-from core_jax.train import Aux, Params
+from core_jax.train import Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import losses
 from gaze_jax.model import Model
@@ -238,12 +238,15 @@ def make(config: CFEConfig = CFEConfig(), *, dtype: str = "float32") -> Model:
         del head
         return cfe.features(params.trainable, params.stats, images)[0]
 
-    def forward(trainable, frozen, stats, batch, key):
+    def see(trainable, frozen, stats, batch, key):
         del frozen
         f, _, stats = cfe.features(trainable, stats, batch["image"], train=True, key=key)
-        predicted = cfe.gaze(trainable, f)
+        return cfe.gaze(trainable, f), stats
+
+    def judge(trainable, frozen, predicted, batch, key):
+        del trainable, frozen, key
         pair = losses.l1(predicted, batch["gaze"])
-        return predicted, losses.mean(pair), Aux(stats=stats, metrics={"loss_gaze": pair})
+        return predicted, losses.mean(pair), {"loss_gaze": pair}
 
     return Model(
         name=NAME,
@@ -251,7 +254,7 @@ def make(config: CFEConfig = CFEConfig(), *, dtype: str = "float32") -> Model:
         size=(config.image_size, config.image_size, 3),
         uses_head=False,
         init=lambda key: cfe.init(key=key),
-        loss=losses.Loss(forward=forward),
+        loss=losses.Loss(see=see, judge=judge),
         predict=lambda params, images, head: cfe.gaze(
             params.trainable, encode(params, images, head)
         ),

@@ -124,7 +124,7 @@ def make(
         size=(cfe.image_size, cfe.image_size, 3),
         uses_head=False,
         init=network.init,
-        loss=losses.Loss(forward=network.forward),
+        loss=losses.Loss(see=network.see, judge=network.judge),
         predict=lambda params, images, head: network.gaze(params, features(params, images, head)),
         features=features,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core_jax.nn import STATS
-from core_jax.train import Aux, Params
+from core_jax.train import Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import losses
 from gaze_jax.networks import alignment, double_head, fusion
@@ -102,18 +102,23 @@ class Network:
         """(pitch, yaw) of head 1."""
         return self.cfe.gaze(params.trainable["cfe"], f)
 
-    def forward(
+    def see(
         self, trainable: dict, frozen: dict, stats: dict, batch: Any, key: Array
-    ) -> tuple[Array, Array, Aux]:
-        """What `losses.Loss` asks for.
+    ) -> tuple[Float[Array, "B F"], dict]:
+        """What `losses.Loss` asks for: f, and what the statistics become."""
+        params = Params(trainable=trainable, frozen=frozen, stats=stats)
+        return self.features(params, batch["image"], train=True, key=jax.random.split(key)[0])
+
+    def judge(
+        self, trainable: dict, frozen: dict, f: Float[Array, "B F"], batch: Any, key: Array
+    ) -> tuple[Array, Array, dict[str, losses.Pair]]:
+        """Likewise: (gaze, the loss, metrics).
 
         Raises:
           ValueError: a batch of one with the LDM, or cuts="quantile" without the labels of the training set.
         """
-        c, params = self.config, Params(trainable=trainable, frozen=frozen, stats=stats)
-        drop_key, mask_key = jax.random.split(key)
-        f, stats = self.features(params, batch["image"], train=True, key=drop_key)
-        predicted, gaze = self.gaze(params, f), batch["gaze"]
+        c, mask_key = self.config, jax.random.split(key)[1]
+        predicted, gaze = self.cfe.gaze(trainable["cfe"], f), batch["gaze"]
         metrics = {"loss_l1": losses.l1(predicted, gaze)}
         value = losses.mean(metrics["loss_l1"])
         if c.dgr:
@@ -124,7 +129,7 @@ class Network:
             aligned = self._align(f, gaze, trainable, frozen)
             metrics["loss_align"] = (aligned, jnp.ones((), jnp.float32))
             value = value + c.align_weight * aligned
-        return predicted, value, Aux(stats=stats, metrics=metrics)
+        return predicted, value, metrics
 
     def _align(self, f: Array, gaze: Array, trainable: dict, frozen: dict) -> Array:
         c = self.config

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core_jax.nn import STATS
-from core_jax.train import Aux, Params
+from core_jax.train import Params
 from gaze_jax import augment, corrupt, losses
 from gaze_jax.model import Batch, Codes, Model, References
 from gaze_jax.networks.drnet_network import DRNetConfig, Network
@@ -55,7 +55,7 @@ def make(
         size=size,
         uses_head=config.uses_head,
         init=functools.partial(init, network, size),
-        loss=losses.Loss(forward=bind(forward)) if gaze else bind(loss),
+        loss=losses.Loss(see=bind(see), judge=functools.partial(judge, config), predicts=gaze),
         predict=bind(predict) if gaze else None,
         features=bind(features),
         references=References(encode=bind(encode), compare=bind(compare)) if pairs else None,
@@ -72,7 +72,7 @@ def init(network: Network, size: tuple[int, int, int], key: PRNGKeyArray) -> Par
     return Params(trainable=variables["params"], stats=variables.get(STATS, {}))
 
 
-def forward(
+def see(
     network: Network,
     config: DRNetConfig,
     trainable: Any,
@@ -80,14 +80,8 @@ def forward(
     stats: Any,
     batch: Batch,
     key: Array,
-) -> tuple[Array, Array, Aux]:
-    """One training step's predictions and loss.
-
-      L = w |g^ - g_I|_1 + (1 - w) |d^ - (g_I - g_F)|_1,  means over pairs and angles
-
-    Returns:
-      (g^, or d^ where there is no gaze head; the loss; Aux).
-    """
+) -> tuple[tuple[Array | None, Array | None], Any]:
+    """One training step's answers ((g^, d^), new statistics), None where there is no such head."""
     del frozen
     pairs = config.use != "absolute"
     corrupt_key, augment_key, dropout_key = jax.random.split(key, 3)
@@ -112,8 +106,21 @@ def forward(
         method=network.pair if pairs else network.alone,
         mutable=[STATS],
     )
-    new = dict(new).get(STATS, {})
-    gaze, difference = answers if pairs else (answers, None)
+    return answers if pairs else (answers, None), dict(new).get(STATS, {})
+
+
+def judge(
+    config: DRNetConfig, trainable: Any, frozen: Any, answers: Any, batch: Batch, key: Array
+) -> tuple[Array, Array, dict[str, losses.Pair]]:
+    """The loss.
+
+      L = w |g^ - g_I|_1 + (1 - w) |d^ - (g_I - g_F)|_1,  means over pairs and angles
+
+    Returns:
+      (g^, or d^ where there is no gaze head; the loss; metrics).
+    """
+    del trainable, frozen, key
+    gaze, difference = answers
     value, metrics = jnp.zeros((), jnp.float32), {}
     weights = {"absolute": (1.0, 0.0), "difference": (0.0, 1.0)}
     own, rest = weights.get(config.use, (config.weight, 1.0 - config.weight))
@@ -125,13 +132,7 @@ def forward(
         value = value + rest * losses.mean(metrics["loss_difference"])
     predicted = difference if gaze is None else gaze
     assert predicted is not None
-    return predicted, value, Aux(stats=new, metrics=metrics)
-
-
-def loss(network: Network, config: DRNetConfig, *arguments: Any) -> tuple[Array, Aux]:
-    """Diff-NN's, which has no prediction of its own that a pairwise loss could judge."""
-    _, value, aux = forward(network, config, *arguments)
-    return value, aux
+    return predicted, value, metrics
 
 
 def encode(

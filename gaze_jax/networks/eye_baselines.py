@@ -172,7 +172,9 @@ def make(
         size=size,
         uses_head=True,
         init=functools.partial(init, network, size),
-        loss=losses.Loss(forward=functools.partial(forward, network, criterion)),
+        loss=losses.Loss(
+            see=functools.partial(see, network), judge=functools.partial(judge, criterion)
+        ),
         predict=lambda params, images, head: bind(ask)(params, images, head)[0],
         features=lambda params, images, head: bind(ask)(params, images, head)[1],
     )
@@ -185,15 +187,9 @@ def init(network: Regressor, size: tuple[int, int, int], key: PRNGKeyArray) -> P
     return Params(trainable=variables["params"], stats=variables.get(STATS, {}))
 
 
-def forward(
-    network: Regressor,
-    criterion: Any,
-    trainable: Any,
-    frozen: Any,
-    stats: Any,
-    batch: Batch,
-    key: Array,
-) -> tuple[Array, Array, Aux]:
+def see(
+    network: Regressor, trainable: Any, frozen: Any, stats: Any, batch: Batch, key: Array
+) -> tuple[Array, Any]:
     """What `losses.Loss` asks of a model; nothing is random and nothing frozen."""
     del frozen, key
     (gaze, _), new = network.apply(
@@ -203,8 +199,16 @@ def forward(
         True,
         mutable=[STATS],
     )
+    return gaze, dict(new).get(STATS, {})
+
+
+def judge(
+    criterion: Any, trainable: Any, frozen: Any, gaze: Array, batch: Batch, key: Array
+) -> tuple[Array, Array, dict[str, losses.Pair]]:
+    """Likewise: (gaze, the loss, metrics)."""
+    del trainable, frozen, key
     pair = criterion(gaze, batch["gaze"])
-    return gaze, losses.mean(pair), Aux(stats=dict(new).get(STATS, {}), metrics={"loss_gaze": pair})
+    return gaze, losses.mean(pair), {"loss_gaze": pair}
 
 
 def ask(

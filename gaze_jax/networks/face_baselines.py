@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from core_jax.clip import resnet_weights
 from core_jax.nn import RESNET18, RESNET50, STATS, ResNet, ResNetConfig
-from core_jax.train import Aux, Params
+from core_jax.train import Params
 from core_jax.train.settings import ConfigError
 from gaze_jax import losses
 from gaze_jax.model import Batch, Model
@@ -125,15 +125,19 @@ def make(name: str, config: FaceConfig = FaceConfig(), *, dtype: str = "float32"
         variables = {"params": params.trainable, STATS: params.stats}
         return network.apply(variables, pixels, False)
 
-    def forward(
-        trainable: Any, frozen: Any, stats: Any, batch: Batch, key: Array
-    ) -> tuple[Array, Array, Aux]:
+    def see(trainable: Any, frozen: Any, stats: Any, batch: Batch, key: Array) -> tuple[Array, Any]:
         del frozen, key
         pixels = prepare(batch["image"], "imagenet", config.image_size, dtype)
         variables = {"params": trainable, STATS: stats}
         (outputs, _), new = network.apply(variables, pixels, True, mutable=[STATS])
+        return outputs, dict(new)[STATS]
+
+    def judge(
+        trainable: Any, frozen: Any, outputs: Array, batch: Batch, key: Array
+    ) -> tuple[Array, Array, dict[str, losses.Pair]]:
+        del trainable, frozen, key
         value, metrics = criterion(outputs, batch["gaze"])
-        return answer(outputs), value, Aux(stats=dict(new)[STATS], metrics=metrics)
+        return answer(outputs), value, metrics
 
     return Model(
         name=name,
@@ -141,7 +145,7 @@ def make(name: str, config: FaceConfig = FaceConfig(), *, dtype: str = "float32"
         size=(config.image_size, config.image_size, 3),
         uses_head=False,
         init=functools.partial(_init, network, config),
-        loss=losses.Loss(forward=forward),
+        loss=losses.Loss(see=see, judge=judge),
         predict=lambda params, images, head: answer(run(params, images)[0]),
         features=lambda params, images, head: run(params, images)[1],
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from core_jax.train.memory import Memory
 from core_jax.train.settings import compute_dtype
 from gaze_jax import losses
 from gaze_jax.model import Model
@@ -93,6 +94,8 @@ def build(
         model = eye_baselines.make(config.model, size, kind=kind, dtype=dtype)
     else:
         model = face_baselines.make(config.model, config.face, dtype=dtype)
+    how = Memory(accumulate=config.accumulate, remat=config.remat)
+    model = losses.in_memory(model, how, ghost_norm=config.ghost_norm)
     return losses.with_pairwise(model, config.pairwise)
 
 

@@ -82,7 +82,9 @@ def prepare(configs: Sequence[ml_collections.ConfigDict]) -> None:
     missing = {
         one.lookup.dir: config
         for one, config in zip(settings, configs)
-        if one.needs_lookup and not (Path(one.lookup.dir) / "manifest.json").is_file()
+        if one.needs_lookup
+        and not one.grows
+        and not (Path(one.lookup.dir) / "manifest.json").is_file()
     }
     for folder, config in missing.items():
         print(f"lookup -> {folder}", flush=True)

@@ -54,5 +54,5 @@ def _seconds(run: gather.Run) -> dict[str, float]:
 def _panels(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     """The loss and its terms, then every other metric."""
     names = {name for columns in curves.values() for name in columns}
-    names -= {"step", "seconds", "steps_per_second"}
+    names -= {"step", "seconds", "steps_per_second", "data_wait_share"}
     return sorted(names, key=lambda name: (not name.startswith("loss"), name))[:_MOST_PANELS]

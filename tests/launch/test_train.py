@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from core_jax.train import PREEMPTED_EXIT_CODE
 from launch import config as config_lib
 from launch import runs, tasks
 
@@ -65,6 +66,8 @@ def test_a_run_is_trained_evaluated_and_then_protected(file, tmp_path):
         (["--config.epochs=ten"], "config.epochs=ten: expected an integer such as 2"),
         (["--config.task=segment"], "config.task=segment: expected one of contrastive, fdbpl"),
         (["--process_id=3"], "--coordinator, --num_processes missing"),
+        (["--profile=15:10"], "--profile=15:10: expected FIRST:LAST, two steps with 1 <= FIRST"),
+        (["--profile=1:2", "--eval_only"], "--profile=1:2 traces steps of a training, and"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(file, tmp_path, arguments, message):
@@ -73,6 +76,37 @@ def test_what_cannot_be_done_is_said_in_one_line(file, tmp_path, arguments, mess
     assert done.stderr.startswith(f"launch.train: {message}")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_belongs_to_a_start_and_not_to_the_run(base, tmp_path):
+    config = config_lib.override(base, {"method": "coop"})
+    with pytest.raises(ValueError, match="profile=3:9: the run has 4 steps"):
+        runs.train(config, tmp_path, progress=False, profile=(3, 9))
+    runs.train(config, tmp_path, progress=False, profile=(3, 4))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "profile" not in (tmp_path / "config.json").read_text()
+    untrained = config_lib.override(base, {"method": "zeroshot"})
+    with pytest.raises(ValueError, match="the run has 0 steps"):
+        runs.train(untrained, tmp_path / "untrained", progress=False, profile=(1, 2))
+
+
+@pytest.mark.parametrize("moment", ["runs.train", "evaluate.lines"])
+def test_told_to_leave_before_and_after_the_training(file, tmp_path, moment):
+    code = f"""
+import os, signal, sys, time
+from launch import config, evaluate, runs, train
+def told(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+runs.train = lambda *_, **__: None
+{moment} = told
+sys.argv = ["train", "--config={file}", "--workdir={tmp_path / "run"}"]
+config.run(train.main, runs.failures)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == PREEMPTED_EXIT_CODE, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("told to leave while not training")
 
 
 def test_evaluating_again_adds_equal_lines(comparison, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from core_jax import clip
 from core_jax.data import images
 from launch import zeroshot
+from launch.local_multiprocess import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["a", "photo", "of", "red", "blue", "ring", "star", "."]
@@ -145,3 +146,14 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(model, pictures, tmp
     assert "bad.png" in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def test_processes_that_do_not_come_are_named_without_a_trace(model, pictures):
+    done = run(
+        *(f"--model={model}", f"--images={pictures}", "--classes=red ring,star"),
+        *(f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", "--process_id=0"),
+        "--start_timeout=0.3",
+    )
+    assert done.returncode == 1
+    assert "launch.zeroshot: process 1 of 2 did not report to process 0 within 0.3 s" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--port", type=int)
+    parser.add_argument("--profile", type=int, nargs=2)
     args = parser.parse_args()
     if args.port:
         jax.distributed.initialize(f"localhost:{args.port}", 2, args.process)
@@ -39,7 +40,12 @@ def main():
         optimizer=lambda: optax.adam(0.05),
         train_data=lambda seed: toy.train_data(seed).map(slowly),
     )
-    options = train.FitOptions(seed=1, log_every=1, save_every=args.save_every)
+    options = train.FitOptions(
+        seed=1,
+        log_every=1,
+        save_every=args.save_every,
+        profile=args.profile and tuple(args.profile),
+    )
     try:
         state = train.fit(task, options, workdir=args.workdir, resume=True)
     except train.Preempted as told:

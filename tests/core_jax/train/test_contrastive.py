@@ -6,9 +6,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from core_jax import clip, world
-from core_jax.train import contrastive, contrastive_data
+from core_jax import clip, train, world
+from core_jax.train import contrastive, contrastive_data, contrastive_losses, settings
 from launch import config as config_lib
+from tests.core_jax.train import eight
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_several_positives_is_the_mean_over_rows_and_their_positives():
     for row, marks in zip(logits, positive, strict=True):
         log_p = row - np.log(np.exp(row).sum())
         total += -np.mean([log_p[j] for j in range(5) if marks[j]])
-    got = contrastive.several_positives(jnp.asarray(logits), jnp.asarray(positive))
+    got = contrastive_losses.several_positives(jnp.asarray(logits), jnp.asarray(positive))
     np.testing.assert_allclose(got, total / 4, rtol=1e-6)
 
 
@@ -82,8 +83,7 @@ def test_kept_patches_in_any_order_give_the_full_feature(built):
 
 def config_of(task) -> ml_collections.ConfigDict:
     """The settings that `build` bound into the task's loss, as a configuration again."""
-    settings = task.loss.args[1]
-    return ml_collections.ConfigDict(vars(settings))
+    return ml_collections.ConfigDict(vars(task.loss.args[1]))
 
 
 def test_a_crop_of_everything_without_flip_changes_nothing():
@@ -131,12 +131,12 @@ def test_one_loss_and_its_parts(built):
     task, params, batch = built
     value, aux = jax.jit(task.loss)(params.trainable, {}, {}, batch, jax.random.key(0))
     means = {name: float(total / count) for name, (total, count) in aux.metrics.items()}
-    settings = task.loss.args[1]
+    weights = task.loss.args[1]
     expected = (
         means["contrast"]
-        + settings.attribute_weight * means["attribute"]
-        + settings.outline_weight * means["outline"]
-        + settings.dense_weight * means["dense"]
+        + weights.attribute_weight * means["attribute"]
+        + weights.outline_weight * means["outline"]
+        + weights.dense_weight * means["dense"]
     )
     np.testing.assert_allclose(float(value), expected, rtol=1e-5)
     # Heads start at zero: every guess is uniform.
@@ -157,3 +157,66 @@ def test_evaluation_names_every_style(built):
 def test_a_configuration_without_a_key_is_refused():
     with pytest.raises(TypeError, match=r"lacks .*steps"):
         contrastive.read_config(ml_collections.ConfigDict({"seed": 0}))
+
+
+def first_step(config, **changes):
+    """Loss and gradient where nothing is drawn: no crops, all patches. Flips stay, and are the same for a whole batch."""
+    still = {"crop_share": 0.0, "full_share": 1.0, **changes}
+    task = contrastive.build(config_lib.override(config, still))
+    params = task.init(jax.random.key(0))
+    heads = jax.tree.map(
+        lambda x: x + 0.01 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params.trainable["heads"]
+    )
+    params = train.Params(trainable={**params.trainable, "heads": heads})
+    return eight.slope(task, params, next(iter(task.train_data(0))))
+
+
+def test_pieces_and_what_is_computed_again_change_nothing(config, monkeypatch):
+    # Every piece draws its own flips.
+    monkeypatch.setattr(contrastive_data, "augment", lambda image, mask, *_, key: (image, mask))
+    expected = first_step(config)
+    eight.same(first_step(config, accumulate=3, remat=True), expected)
+
+
+def test_half_precision_is_near(config):
+    (value, _), _ = first_step(config)
+    with jax.numpy_dtype_promotion("standard"):  # flax promotes inside its norms
+        (half, _), gradient = first_step(config, dtype="bfloat16")
+    np.testing.assert_allclose(half, value, rtol=0.02)
+    assert {x.dtype.name for x in jax.tree.leaves(gradient)} == {"float32"}
+
+
+def test_parity_computes_every_product_in_full_float32(config):
+    try:
+        exact = contrastive.build(config_lib.override(config, {"dtype": "parity"}))
+        lines = eight.products(eight.lowered(exact))
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
+    assert lines
+    assert all("bf16" not in line and line.count("HIGHEST") == 2 for line in lines)
+    plain = eight.products(eight.lowered(contrastive.build(config)))
+    assert not all("HIGHEST" in line for line in plain)
+
+
+def test_values_that_cannot_be_used(config):
+    for changes, message in (
+        ({"dtype": "half"}, "config.dtype='half'"),
+        ({"accumulate": 0}, "config.accumulate=0"),
+    ):
+        with pytest.raises(settings.ConfigError, match=message):
+            contrastive.build(config_lib.override(config, changes))
+
+
+def on_eight():
+    base = config_lib.load("configs/world_clip.py")
+    tiny = {"width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
+    changes = {f"{t}.{n}": size for t in ("vision", "text") for n, size in tiny.items()}
+    changes |= {"projection_dim": 8, "batch_size": 16, "steps": 3, "warmup_steps": 1}
+    small = config_lib.override(base, changes | {"vision.patch_size": 16, "patches_kept": 8})
+    eight.check(contrastive.build(small))
+    eight.check(contrastive.build(config_lib.override(small, {"accumulate": 2, "remat": True})))
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does():
+    eight.run("tests.core_jax.train.test_contrastive.on_eight")

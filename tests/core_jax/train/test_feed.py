@@ -34,6 +34,41 @@ def test_a_saved_position_goes_on_with_the_next_batch(used):
         feed.close()
 
 
+def zipped(seed):
+    """Two streams side by side: grain cannot go to an element of these by its number."""
+    both = grain.experimental.ZipIterDataset([toy.train_data(seed), toy.train_data(seed + 1)])
+    return both.map(lambda pair: {"row": pair[0]["row"], "other": pair[1]["row"]})
+
+
+@pytest.mark.parametrize("data", [toy.train_data, zipped])
+def test_the_first_batches_may_be_left_out(data):
+    left_out = SNAPSHOT_EVERY + 3
+    rows = [b["row"] for b in itertools.islice(data(0), left_out + SNAPSHOT_EVERY + 2)]
+    feed = open_feed(data(0), first=left_out)
+    for row in rows[left_out:-1]:
+        np.testing.assert_array_equal(next(feed)[0]["row"], row)
+    saved = feed.state()
+    feed.close()
+    feed = open_feed(data(0), saved=saved)
+    np.testing.assert_array_equal(next(feed)[0]["row"], rows[-1])
+    feed.close()
+
+
+def test_nothing_is_read_for_batches_that_are_left_out():
+    read = []
+
+    class Watched(toy.Source):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    feed = open_feed(toy.train_data(0, Watched()), first=100_000)
+    next(feed)
+    feed.close()
+    # Grain and the feed read ahead.
+    assert len(read) < 100 * toy.BATCH
+
+
 def test_strings_stay_on_the_host_and_name_the_samples():
     feed = open_feed(toy.train_data(0), host_keys=("name", "row"))
     batch, ids = next(feed)
@@ -44,10 +79,11 @@ def test_strings_stay_on_the_host_and_name_the_samples():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_worker_processes_and_their_position():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_and_their_position(workers):
     plain = grain.MapDataset.range(64).seed(0).shuffle().repeat()
     plain = plain.map(lambda row: {"row": np.int64(row)}).to_iter_dataset()
-    options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=2)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
 
     def data():
         return plain.mp_prefetch(options).batch(toy.BATCH)
@@ -58,10 +94,11 @@ def test_worker_processes_and_their_position():
         np.testing.assert_array_equal(next(feed)[0]["row"], row)
     saved = feed.state()
     feed.close()
-    feed = open_feed(data(), saved=saved)
-    for row in rows[SNAPSHOT_EVERY + 1 :]:
-        np.testing.assert_array_equal(next(feed)[0]["row"], row)
-    feed.close()
+    for going_on in ({"saved": saved}, {"first": SNAPSHOT_EVERY + 1}):
+        feed = open_feed(data(), **going_on)
+        for row in rows[SNAPSHOT_EVERY + 1 :]:
+            np.testing.assert_array_equal(next(feed)[0]["row"], row)
+        feed.close()
 
 
 def test_all_problems_of_a_batch_are_named():

@@ -22,6 +22,7 @@ from core_jax.train import checkpoint, step, writers
 from tests.core_jax.train import toy
 
 STEPS = 21
+TIMES = ("seconds", "steps_", "data_wait_share")
 
 
 def options(**changes):
@@ -38,12 +39,13 @@ def files_below(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def history(folder):
     """metrics.jsonl without its times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("sec", "steps_"))} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines(folder)]
 
 
 def assert_same(one, other):
@@ -73,6 +75,9 @@ def test_what_a_run_leaves_behind(straight):
     for part in ("compile", "data_wait", "step", "evaluation", "saving"):
         assert timing["seconds"][part] > 0
     assert list((folder / "tensorboard").iterdir())
+    shares = [line["data_wait_share"] for line in lines(folder) if "loss" in line]
+    assert len(shares) == 6
+    assert all(0 <= share <= 1 for share in shares)
 
 
 def test_a_run_told_to_leave_saves_and_goes_on_bit_for_bit(straight, tmp_path):
@@ -97,6 +102,19 @@ def test_a_run_told_to_leave_saves_and_goes_on_bit_for_bit(straight, tmp_path):
     assert timing["restarts"] == 1
 
 
+def test_elastic_data_go_on_with_other_workers_bit_for_bit(straight, tmp_path):
+    # Here workers are only a number in the checkpoint, as processes are: the position is found anew from the step.
+    run = {"workdir": tmp_path / "run", "config_json": {"lr": 0.05}}
+    train.fit(task(11), options(), **run)
+    with pytest.raises(train.CheckpointError, match="data workers: 0 there, 2 now") as caught:
+        train.fit(task(), options(workers=2), resume=True, **run)
+    assert "depends on the number of processes and data workers" in str(caught.value)
+    state = train.fit(task(elastic=True), options(workers=2), resume=True, **run)
+    assert_same(state, straight[0])
+    # What it saved itself is read as ever.
+    assert_same(train.fit(task(), options(workers=2), resume=True, **run), state)
+
+
 def test_resuming_a_finished_run_changes_nothing(straight):
     state, folder = straight
     lines = history(folder)
@@ -114,8 +132,7 @@ def test_an_evaluation_lost_to_a_kill_is_made_up_for(straight):
     path.write_text("".join(lines[:-1]))
     train.fit(task(), options(eval_every=7), workdir=folder, config_json={"lr": 0.05}, resume=True)
     assert history(folder) == [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("sec", "steps_"))}
-        for line in lines
+        {k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in lines
     ]
 
 
@@ -346,11 +363,6 @@ def test_restore_makes_random_frozen_arrays_from_the_seed_of_the_run(tmp_path):
     restored, _ = train.restore(task(init=init), workdir=tmp_path)
     expected = jax.random.normal(step.init_key(11), (toy.WIDTH,))
     np.testing.assert_array_equal(restored.frozen["scale"], expected)
-
-
-def test_a_profile_of_some_steps(tmp_path):
-    train.fit(task(4), options(profile=(2, 3)), workdir=tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_the_loop_costs_little_beside_the_step(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+import jax
 import ml_collections
 import pytest
 
@@ -78,3 +79,15 @@ def test_combinations_are_judged_when_all_else_is_right():
     with pytest.raises(settings.ConfigError, match="4 is even"):
         read({"count": 4}, lambda s: [f"{s.count} is even"])
     assert read({"count": 5}, lambda s: [] if s.count % 2 else ["even"]).count == 5
+
+
+def test_parity_is_float32_and_full_products_from_then_on():
+    assert settings.compute_dtype("bfloat16") == "bfloat16"
+    before = jax.config.values["jax_default_matmul_precision"]
+    try:
+        assert settings.compute_dtype("parity") == "float32"
+        # What is opened later names its own dtype, and is part of the same run.
+        assert settings.compute_dtype("float32") == "float32"
+        assert jax.config.values["jax_default_matmul_precision"] == "highest"
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from core_jax import train
 from core_jax.train import sharding
+from core_jax.train.settings import ConfigError
 
 PARAMS = train.Params(
     trainable={"dense": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}, "scale": np.zeros(())},
@@ -61,6 +62,58 @@ def test_every_problem_of_the_rules_is_in_the_one_message():
 def test_a_mesh_that_does_not_fit_the_devices():
     with pytest.raises(ValueError, match=r"mesh_shape \(3, 5\) does not fit"):
         sharding.make_mesh((3, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("", (8, 1)),
+        ("data:-1", (8, 1)),
+        ("data:-1,model:2", (4, 2)),
+        ("model:4", (2, 4)),
+        ("model:-1", (1, 8)),
+        ("data: 2, model:-1", (2, 4)),
+        ("model:2,data:4", (4, 2)),
+    ],
+)
+def test_a_mesh_from_text(text, sizes):
+    assert sharding.read_mesh(text, 8) == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:3,model:2", "does not fit 8 devices"),
+        ("data:-1,model:3", "does not fit 8 devices"),
+        ("data:-1,model:-1", "at most one of them -1"),
+        ("data:4,expert:2", "'expert:2' is not data:SIZE"),
+        ("data:4,data:2", "'data:2' is not data:SIZE or model:SIZE, each once"),
+        ("4,2", "'4' is not"),
+        ("data:0", "'data:0' is not"),
+    ],
+)
+def test_a_text_that_is_no_mesh_of_the_devices(text, message):
+    with pytest.raises(ConfigError, match=message):
+        sharding.read_mesh(text, 8)
+
+
+def test_the_largest_axis_that_divides_is_cut_over_the_model():
+    mesh = jax.sharding.AbstractMesh((4, 2), sharding.AXES)
+    place = lambda *shape: sharding.over_model(shape, mesh)
+    assert place(6, 24) == P(None, "model")
+    assert place(24, 6) == P("model")
+    assert place(8, 8) == P(None, "model")
+    assert place(7, 6) == P(None, "model")
+    assert place(3, 3, 16, 32) == P(None, None, None, "model")
+    assert place(1, 5, 7) == P()
+    assert place(64) == P()
+    assert sharding.over_model((8, 8), jax.sharding.AbstractMesh((8, 1), sharding.AXES)) == P()
+
+
+def test_a_mesh_of_other_devices_gives_way_where_a_run_is_judged():
+    assert sharding.where_it_fits("data:4,model:-1") in ("", "data:4,model:-1")
+    assert sharding.where_it_fits("data:-1,model:1") == "data:-1,model:1"
+    assert sharding.where_it_fits("data:977,model:1") == ""
 
 
 EIGHT = """
@@ -117,9 +170,14 @@ for shape in ((8, 1), (4, 2), (2, 4)):
     np.testing.assert_allclose(packed.values[1], optax.tree.norm(grads), rtol=1e-5)
     np.testing.assert_allclose(packed.values[2], aux.metrics["e"][0], rtol=1e-4, atol=1e-5)
 
-options = train.FitOptions(seed=5, mesh_shape=(4, 2), progress=False)
+kernel = jax.device_put(ARRAYS["w1"], jax.NamedSharding(mesh, P(None, "model")))
+(back,) = sharding.whole([kernel])
+assert not kernel.is_fully_replicated and back.is_fully_replicated
+np.testing.assert_array_equal(back.addressable_data(3), ARRAYS["w1"])
+
+options = train.FitOptions(seed=5, mesh="data:-1,model:2", progress=False)
 last = train.fit(dataclasses.replace(task, total_steps=3), options, workdir=sys.argv[1])
-params, number = train.restore(task, workdir=sys.argv[1], mesh_shape=(2, 4))
+params, number = train.restore(task, workdir=sys.argv[1], mesh=(2, 4))
 assert number == 3
 for name, array in params.trainable.items():
     np.testing.assert_array_equal(array, last["trainable"][name])

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from core_jax.data import stream
 from core_jax.train import Aux, Params, Task
 
 ROWS, WIDTH, BATCH, RATE, DECAY = 256, 3, 8, 0.05, 0.9
@@ -38,10 +39,11 @@ class Source:
 
 
 def train_data(seed, source=None):
-    """Endless shuffled batches of this process' rows."""
-    ds = grain.MapDataset.source(source or Source()).seed(seed).shuffle().repeat()
-    ds = ds[jax.process_index() :: jax.process_count()]
-    return ds.to_iter_dataset(grain.ReadOptions(num_threads=1)).batch(BATCH // jax.process_count())
+    """Endless shuffled batches, of which every process has its slice."""
+    rows = grain.MapDataset.source(source or Source()).seed(seed).shuffle().repeat()
+    share = stream.Share(per_step=BATCH, process=jax.process_index(), processes=jax.process_count())
+    ds = grain.MapDataset.range(stream.ENDLESS).map(lambda i: rows[share.position(int(i))])
+    return ds.to_iter_dataset(grain.ReadOptions(num_threads=1)).batch(share.count)
 
 
 def loss(trainable, frozen, stats, batch, key):

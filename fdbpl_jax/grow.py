@@ -1,0 +1,175 @@
+"""A lookup that grows: a run labels the regions that it is about to read, keeps them, and reads what is there.
+
+The visit stream (`fdbpl_jax.data`) says beforehand which regions a run reads, and when. What of the coming steps is not
+there yet is labelled, a full batch of the towers at a time, while the steps before them are trained: as many teacher
+passes as with the teacher online, and none for what is there. Batches are those of streamed features, so a run on a
+lookup built beforehand gives the same parameters. What was labelled lies in `<lookup>/grown` (`fdbpl_jax.grown`), and
+several runs may grow one lookup. B regions of a step.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from core_jax.data import files, records
+from fdbpl_jax import begin, crew, grown, label, layout, matching
+from fdbpl_jax import lookup as lookups
+from fdbpl_jax import plan as plans
+from fdbpl_jax.config import ConfigError
+from fdbpl_jax.target import Part, Target
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Growing:
+    """A lookup that is labelled as it is read.
+
+    Attributes:
+      lookup: its head: pictures, regions, inputs; nothing can be read from it before a build has completed it.
+      labeller: what is there, and what makes the rest.
+      lock: of whoever labels.
+    """
+
+    lookup: lookups.Lookup
+    labeller: grown.Labeller = dataclasses.field(repr=False)
+    lock: threading.Lock = dataclasses.field(repr=False, default_factory=threading.Lock)
+
+    def reader(
+        self, ids: Callable[[int], dict[str, np.ndarray]], steps: int
+    ) -> Callable[[int], dict[str, np.ndarray]]:
+        """A function from a step's number to its batch, labels and features included.
+
+        Args:
+          ids: from a step's number to `row` and `region` of its regions, and whatever else its batch holds.
+          steps: of the run; what lies behind its end is never labelled.
+        """
+        return _Reader(self, ids, steps)
+
+    def batch(
+        self, rows: Int[np.ndarray, " B"], numbers: Int[np.ndarray, " B"]
+    ) -> dict[str, np.ndarray]:
+        """The entries of regions that are there, as `data.train_data` gives them from "features"."""
+        found = {}
+        for kept in self.labeller.kept:
+            entries = kept.table[rows, numbers]
+            found |= {name: np.ascontiguousarray(entries[name]) for name in kept.names}
+        del found["box"]
+        found["flip"] = found["flip"].astype(bool)
+        if "index" in found:
+            found["index"] = found["index"].astype(np.int32)
+        return found
+
+
+class _Reader:
+    """See `Growing.reader`. A batch depends on its number alone, but steps in order make full batches of the towers."""
+
+    def __init__(self, growing: Growing, ids: Callable[[int], dict[str, np.ndarray]], steps: int):
+        self._growing, self._ids, self._steps = growing, ids, steps
+        self._next, self._prepared = 0, self._prepare(0)
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        ids = self._ids(number)
+        with self._growing.lock:
+            if number != self._next:
+                self._prepared = self._prepare(int(number))
+            self._next = int(number) + 1
+            while self._missing(ids):
+                self._growing.labeller.finish(next(self._prepared), write=True)
+            return ids | self._growing.batch(ids["row"], ids["region"])
+
+    def _missing(self, ids: dict[str, np.ndarray]) -> list[grown.Pair]:
+        return self._growing.labeller.missing(ids["row"], ids["region"])
+
+    def _prepare(self, number: int) -> Iterator[grown.Batch]:
+        """The pixels of what is missing from a step on: the next ones are cropped while the device is busy."""
+        return label.in_order(self._growing.labeller.prepare, self._batches(number), 1)
+
+    def _batches(self, number: int) -> Iterator[list[grown.Pair]]:
+        size, waiting = self._growing.labeller.batch_size, {}
+        for step in range(number, self._steps):
+            waiting |= dict.fromkeys(self._missing(self._ids(step)))
+            while len(waiting) >= size:
+                pairs = list(waiting)
+                waiting = dict.fromkeys(pairs[size:])
+                yield pairs[:size]
+        if waiting:
+            yield list(waiting)
+
+
+def open(target: Target, expected: lookups.Expected) -> Growing:
+    """Opens a lookup to grow: a new one, one that grew before, one whose build was interrupted, or a complete one.
+
+    Every process of JAX's job has to call it. The head of a new lookup is written, nothing else.
+
+    Args:
+      target: the lookup, as a build of it would have it.
+      expected: the run's assumptions, as `lookup.open` has them.
+
+    Raises:
+      label.PictureErrors: unreadable pictures.
+      plan.PlanMismatch: the folder was begun with other inputs; nothing was written.
+      lookup.UnusableLookup: pictures of the run are not among the lookup's, or have changed.
+      ConfigError: it does not fit into memory.
+    """
+    settings, team = target.settings, crew.Crew.of_job()
+    plans.check(target.dataset, settings, team.process, team.processes)
+    parts = list(target.parts())
+    _check_memory(target, parts)
+    images = begin.begin([target], share=(team.process, team.processes), crew=team, progress=True)
+    plan = json.loads((target.folder / layout.PLAN).read_text(encoding="utf-8"))
+    if reasons := matching.mismatches(plan, images, expected):
+        raise lookups.UnusableLookup(
+            f"the lookup {target.folder} cannot grow by this run:\n  - " + "\n  - ".join(reasons)
+        )
+    files.remove_leftovers(target.folder / grown.FOLDER)
+    kept = [grown.Kept(part, images) for part in parts]
+    for one in kept:
+        one.read_built(settings.shard_size)
+    labeller = grown.Labeller(
+        root=target.dataset.root,
+        images=images,
+        regions=settings.regions,
+        seed=settings.seed,
+        rule=settings.rule,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+        kept=kept,
+    )
+    lookup = lookups.Lookup(folder=target.folder, manifest=plan, images=images)
+    return Growing(lookup=lookup, labeller=labeller)
+
+
+def remember(labeller: label.Labeller, parts: Sequence[Part]) -> label.Labeller:
+    """The labeller of a build, knowing what has grown of its parts: it labels the rest only."""
+    if not any(map(grown.shards, parts)):
+        return labeller
+    fields = {field.name: getattr(labeller, field.name) for field in dataclasses.fields(labeller)}
+    return grown.Labeller(**fields, kept=[grown.Kept(part, labeller.images) for part in parts])
+
+
+def forget(parts: Iterable[Part]) -> None:
+    """Deletes what has grown of parts whose build is complete."""
+    for part in parts:
+        for path in grown.shards(part):
+            # The sidecar first: a shard without one does not exist.
+            records.sidecar_path(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        files.remove_leftovers(part.folder / grown.FOLDER)
+        with contextlib.suppress(OSError):
+            (part.folder / grown.FOLDER).rmdir()  # other students' features may be left
+
+
+def _check_memory(target: Target, parts: Sequence[Part]) -> None:
+    need = len(target.dataset.train) * sum(part.record.itemsize for part in parts)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise ConfigError(
+            f"config.data.source=grow: all regions of {len(target.dataset.train):,} pictures take {need / 2**30:.0f} "
+            f"GiB of memory, and this machine has {have / 2**30:.0f}; build the lookup beforehand (python -m "
+            "launch.lookup build), or lower config.lookup.regions"
+        )

@@ -1,0 +1,116 @@
+"""What has grown of a lookup: whole shards after a kill, a build that completes them, damage."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+
+from core_jax.data import records
+from fdbpl_jax import build, grow, grown, label, layout
+from tests.fdbpl_jax import stub
+from tests.fdbpl_jax.growing import (
+    Counted,
+    assert_same,
+    expected,
+    kept_pairs,
+    stream,
+    take,
+    wanted,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return stub.write_pictures(tmp_path_factory.mktemp("pictures"), 14)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """A lookup built beforehand: top three of the classes, with a student's features."""
+    folder = tmp_path_factory.mktemp("built") / "l"
+    return build.build(folder, dataset, stub.teacher(), stub.settings(), student=stub.student())
+
+
+def _grow_until_killed(dataset, folder, last):
+    """Reads and kills its own process at the last-th moment at which the disk changes."""
+    calls = 0
+
+    def counted(real):
+        def call(*args):
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args)
+
+        return call
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    growing = grow.open(wanted(dataset, folder), expected(dataset))
+    take(stream(dataset, "grow", growing=growing), 9)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("last", [20, 27])
+def test_a_killed_run_leaves_whole_shards_that_a_build_completes(dataset, whole, tmp_path, last):
+    process = stub.start(_grow_until_killed, dataset, tmp_path / "l", last)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    left = kept_pairs(tmp_path / "l")
+    assert 0 < len(left) < 72
+    teacher = Counted(stub.teacher())
+    build.build_all([wanted(dataset, tmp_path / "l", teacher=teacher.tower)])
+    assert teacher.regions == 14 * 8 - len(left)
+    # The bytes of a build at once, and nothing else.
+    assert stub.contents(tmp_path / "l") == stub.contents(whole)
+
+
+def test_a_labeller_that_remembers_labels_the_rest_alone(dataset, whole, tmp_path):
+    teacher, student = Counted(stub.teacher()), Counted(stub.student())
+    one = wanted(dataset, tmp_path / "l", teacher=teacher.tower, student=student.tower)
+    take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9)
+    known = len(kept_pairs(tmp_path / "l"))
+    teacher.regions = student.regions = 0
+    parts = list(one.parts())
+    images = layout.load_images(tmp_path / "l" / layout.IMAGES)
+    settings = one.settings
+    plain = label.Labeller(
+        root=dataset.root,
+        images=images,
+        regions=settings.regions,
+        seed=settings.seed,
+        rule=settings.rule,
+        batch_size=settings.batch_size,
+    )
+    assert (
+        grow.remember(plain, [dataclasses.replace(part, folder=whole) for part in parts]) is plain
+    )
+    ticks = []
+    outputs = [part.output for part in parts]
+    found = grow.remember(plain, parts)(range(2, 14), outputs, tick=ticks.append)
+    assert sum(ticks) == 12 * 8
+    missing = 14 * 8 - known
+    assert teacher.regions == student.regions <= missing
+    for ours, theirs, part in zip(found, plain(range(2, 14), outputs), parts):
+        assert list(part.encode(range(2, 14), images[2:14], ours)) == list(
+            part.encode(range(2, 14), images[2:14], theirs)
+        )
+    grow.forget(parts)
+    assert not (tmp_path / "l" / grown.FOLDER).exists()
+
+
+def test_a_damaged_shard_is_labelled_again(dataset, tmp_path, caplog):
+    teacher = Counted(stub.teacher())
+    one = wanted(dataset, tmp_path, teacher=teacher.tower)
+    ours = take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9)
+    path = sorted((tmp_path / grown.FOLDER).glob("labels-*.arrayrecord"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    teacher.regions = 0
+    assert_same(take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9), ours)
+    shard = records.read_sidecar(path)
+    assert shard is not None
+    assert teacher.regions == shard.count
+    assert "is left out" in caplog.text
