@@ -186,6 +186,22 @@ def _guarded(
         _stop(name, [f"{text}: not a flag; flags start with --" for text in argv[1:]])
     messages.quiet()
     try:
+        return _in_words(main, argv, name, failures)
+    except BaseException as error:
+        if not isinstance(error, SystemExit) or error.code:
+            from launch import rollcall
+
+            rollcall.leave(error)
+        raise
+
+
+def _in_words(
+    main: Callable[[list[str]], Any],
+    argv: list[str],
+    name: str,
+    failures: Callable[[], tuple[type[Exception], ...]],
+) -> Any:
+    try:
         return main(argv)
     except Exception as error:
         # What the packages raise at their boundary about inputs and files; bugs are other types and keep their trace.

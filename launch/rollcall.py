@@ -6,15 +6,19 @@ host, and receives one line with the problems, an empty list if all came.
 """
 
 import json
+import os
 import pathlib
 import socket
+import sys
 import time
+import traceback
 from typing import Any
 
 from launch.clusters import Layout
 
 _LONGEST_LINE = 1 << 16
 _PREFIX = "launch"
+_ALIKE_S = 20.0
 
 
 class JoinError(RuntimeError):
@@ -192,3 +196,25 @@ def barrier(name: str, timeout_s: float) -> None:
             f"{_numbered(late)} of {count} did not come to {name!r} within {timeout_s:g} s. "
             f"Look at the output of {_numbered(late)}"
         ) from error
+
+
+def leave(error: BaseException) -> None:
+    """Return if this process may end as Python does, with an exception; end it here if the others would wait for it.
+
+    JAX's own end of a process waits minutes for the other processes of its job. They would wait too, for one that has
+    failed alone. Where all fail alike, all come here, and each ends with its message.
+    """
+    distributed = sys.modules.get("jax._src.distributed")
+    if distributed is None or distributed.global_state.client is None:
+        return
+    try:
+        barrier("failed", _ALIKE_S)
+    except JoinError:
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else 1
+        else:
+            traceback.print_exception(error)
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

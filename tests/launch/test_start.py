@@ -271,6 +271,47 @@ config.run(main)
 """
 
 
+FAIL = """
+import sys
+import time
+from launch import config, rollcall, start
+
+rollcall._ALIKE_S = 2.0
+
+def main(argv):
+    me = start.start().process
+    if me == 1:
+        raise {kind}("this file is damaged")
+    time.sleep(1e6)
+
+config.run(main)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(("kind", "status"), [("ValueError", 2), ("KeyError", 1)])
+def test_a_process_that_fails_alone_does_not_wait_for_the_others(kind, status):
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    code = FAIL.format(kind=kind)
+    command = [sys.executable, "-c", code, f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    healthy = subprocess.Popen([*command, "--process_id=0"], env=environment)
+    try:
+        # JAX itself would wait for five minutes.
+        failed = subprocess.run(
+            [*command, "--process_id=1"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+    finally:
+        healthy.kill()
+        healthy.wait()
+    assert failed.returncode == status
+    assert failed.stderr.count("this file is damaged") == 1
+
+
 @pytest.mark.multiprocess
 def test_two_processes_join_compute_and_miss_each_other():
     """A real start over loopback: the one line, an all-reduce, and a barrier that one of them never reaches."""
