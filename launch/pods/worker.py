@@ -136,9 +136,12 @@ def logs(lines: int, *, follow: bool) -> int:
         print(f"worker {number()}: no log, nothing was started here", file=sys.stderr)
         return 1
     words = ["tail", f"--lines={lines}"]
-    pid = _read(_PID)
-    if follow and pid and state().startswith("running"):
-        words += ["--follow=name", f"--pid={pid}"]
+    while follow and state().startswith("running"):
+        if pid := _read(_PID):
+            words += ["--follow=name", f"--pid={pid}"]
+            break
+        # Its keeper has the lock and is about to start it.
+        time.sleep(0.05)
     with subprocess.Popen([*words, str(LOG)], stdout=subprocess.PIPE, text=True) as tail:
         assert tail.stdout is not None
         for line in tail.stdout:
