@@ -142,13 +142,12 @@ def commands(
             f"expected a module after --, got {' '.join(words) or 'nothing'}: for example "
             "python -m launch.local_multiprocess --processes=2 -- launch.train --config=... --workdir=..."
         )
-    ends = ["--resume"] if resume and is_told_to_resume(words[0]) else []
-    ends = [] if "--resume" in words else ends
+    resume = resume and "--resume" not in words and is_told_to_resume(words[0])
     shares = _shares(processes, devices_each, environment)
     return [
         Command(
             words=(
-                *(sys.executable, "-m", *words, *ends),
+                *(sys.executable, "-m", *words, *(["--resume"] if resume else [])),
                 f"--coordinator=127.0.0.1:{port}",
                 f"--num_processes={processes}",
                 f"--process_id={process}",
