@@ -100,9 +100,10 @@ def test_four_processes_train_what_one_trains(straight, alone):
 
 @pytest.mark.slow
 def test_devices_of_a_process_share_parameters_and_those_of_two_do_not(config, alone, tmp_path):
-    cut = ml_collections.ConfigDict(config.to_dict())
-    cut.fit.mesh = "model:2"
-    given = words(write_config(tmp_path / "tiny.py", cut), tmp_path / "run")
+    values = config.to_dict()
+    values["fit"] |= {"mesh": "model:2"}
+    cut = write_config(tmp_path / "tiny.py", ml_collections.ConfigDict(values))
+    given = words(cut, tmp_path / "run")
     with Job(*given, processes=2) as job:
         status, printed = job.end()
     assert status != 0
