@@ -140,6 +140,8 @@ def _write_head(
     for name, value in wanted.items():
         if not (folder / name).is_file():
             files.atomic_write(folder / name, layout.dump(value))
+        # Another job may have begun it with other inputs at this moment.
+        plans.compare(folder, name, value)
     path = folder / layout.IMAGES
     if not path.is_file() or files.sha256_file(path) != wanted[layout.PLAN]["images"]["sha256"]:
         with files.atomic_path(path) as temporary, open(temporary, "wb") as file:

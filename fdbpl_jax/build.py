@@ -30,7 +30,7 @@ from fdbpl_jax.meter import Meter
 from fdbpl_jax.target import Part, Target, check_alike, from_config
 
 Path = pathlib.Path
-_SIDECAR = re.compile(r"-\d{5}-of-\d{5}\.json$")
+_SIDECAR = re.compile(r"-\d{5,}-of-\d{5,}\.json$")
 _PACKAGES = ("array_record", "jax", "numpy", "pillow")
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax import clip
 from core_jax.data import files, images
+from core_jax.train import sharding
 from fdbpl_jax import config as configs
 from fdbpl_jax import datasets, label, lookup, text, towers
 from fdbpl_jax.inputs import Inputs
@@ -101,7 +102,9 @@ def class_features(
 ) -> Float[np.ndarray, "C D"]:
     """Unit-norm text features of a part's classes under one context."""
     run = _jitted_class_features(inputs.student.config, inputs.plans[part], inputs.dtype)
-    return np.asarray(run(frozen["student"]["text"], context[None]))[0]
+    # Whole, since every process asks it by itself.
+    tower = sharding.whole(frozen["student"]["text"])
+    return np.asarray(run(tower, context[None]))[0]
 
 
 @functools.lru_cache(maxsize=16)

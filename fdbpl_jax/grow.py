@@ -165,7 +165,8 @@ def forget(parts: Iterable[Part]) -> None:
 
 
 def _check_memory(target: Target, parts: Sequence[Part]) -> None:
-    need = len(target.dataset.train) * sum(part.record.itemsize for part in parts)
+    regions = len(target.dataset.train) * target.settings.regions
+    need = regions * sum(grown.entry_dtype(part.record).itemsize for part in parts)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:
         raise ConfigError(

@@ -100,7 +100,9 @@ def entry_dtype(record: np.dtype) -> np.dtype:
 
 def shards(part: Part) -> list[Path]:
     """The shards of one kind that have grown so far."""
-    return sorted((part.folder / FOLDER).glob(f"{part.kind}-*.arrayrecord"))
+    # The whole name: one student's may begin with another's.
+    digest = "[0-9a-f]" * 16
+    return sorted((part.folder / FOLDER).glob(f"{part.kind}-{digest}.arrayrecord"))
 
 
 def _payloads(path: Path, size: int) -> list[bytes]:
@@ -175,15 +177,15 @@ class Labeller(label.Labeller):
           files.DiskFullError: no space; shards that were written stay.
         """
         where = np.array(batch.pairs).T
-        found = []
+        found, seen, flip = [], {}, self._padded(batch.flip)
         for kept in self.kept:
             new = ~kept.has(*where)
             if new.any():
-                output = kept.part.output
+                tower = kept.part.output.tower
                 # Programs of the build's own shapes: a region gets the same whatever its place and its neighbours.
-                pixels = batch.pixels[output.tower.image_size]
-                features = output.tower.features(pixels, self._padded(batch.flip))
-                found.append((kept, new, output.keep(features)))
+                if tower.features not in seen:
+                    seen[tower.features] = tower.features(batch.pixels[tower.image_size], flip)
+                found.append((kept, new, kept.part.output.keep(seen[tower.features])))
         # Read when all are under way: the device does not wait in between.
         for kept, new, output in found:
             arrays = {name: np.asarray(value)[: len(new)] for name, value in output.items()}

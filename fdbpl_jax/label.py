@@ -217,7 +217,7 @@ class Labeller:
         data, image = read(path)
         if hashlib.sha256(data).hexdigest() != known.sha256:
             raise PictureErrors(
-                f"{path} has changed since the build began: put the old file back, or build into a new folder"
+                f"{path} has changed since the build began: put the old file back, or build into a folder of another name"
             )
         return {size: regions.crop(image, drawn.box, size) for size in sizes}
 

@@ -4,6 +4,7 @@
 one (streaming) or as stacked arrays (resident on the device). Docs: docs/formats.md.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -296,5 +297,9 @@ def _shard_reasons(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 def seconds_build(folder: str | os.PathLike) -> float:
     """Seconds of computing that a lookup has cost so far, over all jobs and restarts."""
     path = Path(folder) / layout.TIMING
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return float(sum(json.loads(line)["seconds"] for line in lines))
+    total = 0.0
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        # Several hosts append at once: on a network file system a line may be torn, and it is a log only.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            total += json.loads(line)["seconds"]
+    return total

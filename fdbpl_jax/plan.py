@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,7 +144,9 @@ def compare(folder: Path, name: str, wanted: Mapping[str, Any]) -> None:
     path = folder / name
     if not path.is_file():
         kind = "labels" if name == layout.PLAN else name.removesuffix(".json")
-        if any(folder.glob(f"{kind}-*.arrayrecord")):
+        # Of a build or grown, and of no student whose name begins with this one's.
+        shard = re.compile(rf"{re.escape(kind)}-(\d{{5,}}-of-\d{{5,}}|[0-9a-f]{{16}})\.arrayrecord")
+        if any(shard.fullmatch(path.name) for path in folder.rglob("*.arrayrecord")):
             raise PlanMismatch(
                 f"{folder} holds {kind} shards but no {name}, so what they were made from is unknown: delete them, or "
                 "build into a new folder"

@@ -27,9 +27,7 @@ from typing import IO
 from absl import flags
 
 from launch import config
-
-PREEMPTED = 75
-"""Status of a process that was told to leave and has saved: core_jax.train.PREEMPTED_EXIT_CODE, without importing JAX."""
+from launch.pods import PREEMPTED_STATUS, is_told_to_resume
 
 _PROCESSES = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1)
 _DEVICES_EACH = flags.DEFINE_integer("devices_each", 1, "devices of a process", lower_bound=1)
@@ -44,8 +42,6 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and start not
 # After a failure there is nothing to save: the processes wait for one that is gone.
 _GRACE_AFTER_FAILURE_S = 10.0
 _POLL_S = 0.05
-# Commands that find by themselves what is done, and have no such flag.
-_GO_ON_UNTOLD = ("launch.compare", "launch.lookup")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,9 +108,9 @@ def supervise(
     """
     status = run(make(False), told=told, grace_s=grace_s)
     for start in range(retries):
-        if status != PREEMPTED or told.is_set():
+        if status != PREEMPTED_STATUS or told.is_set():
             break
-        _say(f"preempted (status {PREEMPTED}); start {start + 2} of at most {1 + retries}")
+        _say(f"preempted (status {PREEMPTED_STATUS}); start {start + 2} of at most {1 + retries}")
         status = run(make(True), told=told, grace_s=grace_s)
     return status
 
@@ -146,13 +142,12 @@ def commands(
             f"expected a module after --, got {' '.join(words) or 'nothing'}: for example "
             "python -m launch.local_multiprocess --processes=2 -- launch.train --config=... --workdir=..."
         )
-    ends = ["--resume"] if resume and words[0] not in _GO_ON_UNTOLD else []
-    ends = [] if "--resume" in words else ends
+    resume = resume and "--resume" not in words and is_told_to_resume(words[0])
     shares = _shares(processes, devices_each, environment)
     return [
         Command(
             words=(
-                *(sys.executable, "-m", *words, *ends),
+                *(sys.executable, "-m", *words, *(["--resume"] if resume else [])),
                 f"--coordinator=127.0.0.1:{port}",
                 f"--num_processes={processes}",
                 f"--process_id={process}",
@@ -243,11 +238,11 @@ def _watch(
             # Data workers that it has left behind.
             _signal_group(process, signal.SIGKILL)
             status = 128 - status if status < 0 else status
-            if status == PREEMPTED:
+            if status == PREEMPTED_STATUS:
                 # They have agreed on a step to leave after, so the others are about to do the same.
-                worst = worst or PREEMPTED
+                worst = worst or PREEMPTED_STATUS
                 deadline = min(deadline, time.monotonic() + grace_s)
-            elif status and worst in (0, PREEMPTED):
+            elif status and worst in (0, PREEMPTED_STATUS):
                 worst = status
                 _say(f"process {number} ended with status {status}; stopping the others")
                 deadline = min(deadline, time.monotonic() + min(grace_s, _GRACE_AFTER_FAILURE_S))

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from launch import config as config_lib
-from launch import notice, start
+from launch import notice, runs, start
 
 WORDS = ("build", "verify", "stats")
 _CONFIG = config_lib.define()
@@ -173,4 +173,4 @@ def _stats() -> int:
 
 
 if __name__ == "__main__":
-    config_lib.run(main, words=WORDS)
+    config_lib.run(main, runs.failures, words=WORDS)

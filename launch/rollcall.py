@@ -207,9 +207,12 @@ def leave(error: BaseException) -> None:
     distributed = sys.modules.get("jax._src.distributed")
     if distributed is None or distributed.global_state.client is None:
         return
+    import jax
+
     try:
         barrier("failed", _ALIKE_S)
-    except JoinError:
+    except (JoinError, jax.errors.JaxRuntimeError):
+        # Some go on, or process 0 is gone and cannot be asked.
         if isinstance(error, SystemExit):
             status = error.code if isinstance(error.code, int) else 1
         else:

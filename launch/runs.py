@@ -311,6 +311,9 @@ def recipe_digest(config: ml_collections.ConfigDict) -> str:
         "data": ("seed", "root", "cache", "fold"),
         "lookup": ("dir", "seeds"),
     }
+    if values.get("ghost_norm"):
+        # Pieces that are normalised by themselves are another recipe.
+        del apart["accumulate"]
     for group, names in apart.items():
         if not names:
             values.pop(group, None)

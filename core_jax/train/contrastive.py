@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from core_jax import clip, world
 from core_jax.train import contrastive_data as data
-from core_jax.train import memory
+from core_jax.train import memory, sharding
 from core_jax.train.contrastive_losses import dense_terms, losses
 from core_jax.train.settings import DTYPES, ConfigError, compute_dtype
 from core_jax.train.sharding import over_model
@@ -255,7 +255,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Zero-shot accuracy in percent over all classes, by style, and the share of each attribute named rightly."""
     del frozen, stats
-    towers = trainable["clip"]
+    # Whole, since every process asks them by itself.
+    towers = sharding.whole(trainable["clip"])
     ids = tokens([TEMPLATE.format(name) for name in world.CLASSES])
     text = clip.unit(clip.encode_text(towers, model, ids))
     attributes = np.asarray(world.CLASS_ATTRIBUTES)

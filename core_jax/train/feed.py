@@ -87,6 +87,8 @@ class Feed:
         try:
             snapshot, skip = self._position["iterator"], self._position["skip"]
             for _ in range(skip):
+                if self._stop.is_set():
+                    return
                 next(self._iterator)
             for count in itertools.count(skip):
                 if count and count % SNAPSHOT_EVERY == 0:

@@ -29,7 +29,7 @@ def make_mesh(shape: Sequence[int] | str | None = None) -> Mesh:
       Mesh with the axes ("data", "model").
 
     Raises:
-      ConfigError: the text is no mesh.
+      ConfigError: the text is no mesh, or devices of several processes would share parameters.
       ValueError: the sizes do not multiply to the number of devices.
     """
     count = jax.device_count()
@@ -41,7 +41,24 @@ def make_mesh(shape: Sequence[int] | str | None = None) -> Mesh:
             f"mesh_shape {shape} does not fit {count} devices: expected (data, model) with "
             f"data * model == {count}"
         )
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2)
+    kinds = (AxisType.Auto,) * 2
+    if jax.process_count() == 1:
+        return jax.make_mesh(shape, AXES, kinds)
+    # Process by process, as they read a batch; jax.make_mesh takes no GPUs of several machines.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    grid = np.array(devices).reshape(shape)
+    _check_groups(grid)
+    return Mesh(grid, AXES, axis_types=kinds)
+
+
+def _check_groups(devices: np.ndarray) -> None:
+    # A process reads its own slice of a batch: one device of a group would see other samples than the next.
+    processes = [sorted({device.process_index for device in group}) for group in devices]
+    if shared := next((found for found in processes if len(found) > 1), None):
+        raise ConfigError(
+            f"mesh=data:{devices.shape[0]},model:{devices.shape[1]}: the processes {shared} would share the parameters of one "
+            "group, and each reads its own part of a batch; choose a size of model that divides the devices of a process"
+        )
 
 
 def read_mesh(text: str, count: int) -> tuple[int, int]:

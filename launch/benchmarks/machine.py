@@ -21,7 +21,8 @@ def facts() -> dict[str, Any]:
 
     Returns:
       cpu (its name), cores (that this process may use), memory_mb (None where the system does not say), device ("1 x cpu"),
-      platform, python, and the version of each of jax, jaxlib, numpy and torch; None where it is not installed.
+      platform, python, the version of each of jax, jaxlib, numpy and torch, None where it is not installed; and
+      glibc_tunables, the variable GLIBC_TUNABLES of this process, None where it is not set.
     """
     import jax
 
@@ -35,6 +36,7 @@ def facts() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
     }
 
 

@@ -59,9 +59,12 @@ def machine_text(facts: Mapping[str, Any]) -> str:
     """`machine.facts` in one line."""
     memory = f", {facts['memory_mb'] / 1024:.1f} GB of memory" if facts["memory_mb"] else ""
     torch = f"torch {facts['torch']}" if facts["torch"] else "without torch, whose side is left out"
+    # Results that were kept before this was looked at do not say.
+    tunables = facts.get("glibc_tunables")
+    memory_settings = f"; GLIBC_TUNABLES={tunables}" if tunables else ""
     return (
         f"{facts['cores']} cores of {facts['cpu']}{memory}, JAX devices {facts['device']}; {facts['platform']}, "
-        f"Python {facts['python']}, jax {facts['jax']}, jaxlib {facts['jaxlib']}, numpy {facts['numpy']}, {torch}"
+        f"Python {facts['python']}, jax {facts['jax']}, jaxlib {facts['jaxlib']}, numpy {facts['numpy']}, {torch}{memory_settings}"
     )
 
 

@@ -2,7 +2,7 @@
 
 The command is `python -m launch.train --config=configs/fdbpl_world.py`, on pictures and a lookup made beforehand, for FDBPL and
 for KDPL with the teacher online. The clock runs from the start of the process until the metrics of its first step are in
-metrics.jsonl, right after that step. Each command runs twice with `--compile_cache` on one folder: empty at first ("other"),
+metrics.jsonl, where the loop writes them once the second step is on its way. Each command runs twice with `--compile_cache` on one folder: empty at first ("other"),
 and as the first run left it ("ours"). "Compiling" is what the training loop says of it in timing.json; what else is compiled,
 before the loop and in the evaluation, is in neither.
 """

@@ -1,4 +1,4 @@
-"""The embedded world's renderer: scenes drawn in a batch against the same scenes drawn one at a time, on one core.
+"""The embedded world's renderer: scenes drawn in a batch against the same scenes drawn one at a time.
 
 numpy draws on one core.
 """

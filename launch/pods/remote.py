@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from launch.config import ConfigError
+from launch.pods import is_told_to_resume
 
 TREE = "clip-methods-jax"
 """Folder of the source tree on a worker."""
@@ -110,7 +111,7 @@ def job(command: Sequence[str], *, resume: bool = False) -> list[str]:
 
     Args:
       command: python -m MODULE and its arguments.
-      resume: add --resume.
+      resume: add --resume, where the module has it.
 
     Returns:
       The same with the worker's Python, unbuffered, and --coordinator=auto.
@@ -123,6 +124,7 @@ def job(command: Sequence[str], *, resume: bool = False) -> list[str]:
         raise ConfigError(
             f"expected a command after --, such as -- python -m launch.train --config=... --workdir=...; got {given}"
         )
+    resume = resume and is_told_to_resume(command[2])
     return [".venv/bin/python", "-u", *with_flags(command[1:], resume=resume)]
 
 

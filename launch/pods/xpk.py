@@ -1,7 +1,7 @@
 """Command lines of xpk, which runs jobs on TPU node pools of a GKE cluster; TPU7x included.
 
 A cluster has a name of its own and outlives its workloads. xpk restarts a workload that leaves with a listed exit status,
-so that a preempted training goes on by itself: its command carries --resume from the start, which begins at the beginning
+so that a preempted training goes on by itself: its command has --resume from the start, which begins at the beginning
 where there is no checkpoint.
 """
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fdbpl_jax import build, config, grow, label, layout, lookup, plan
+from fdbpl_jax import build, config, grow, grown, label, layout, lookup, plan
 from tests.fdbpl_jax import stub
 from tests.fdbpl_jax.growing import (
     Counted,
@@ -90,6 +90,24 @@ def test_another_student_needs_no_teacher(dataset, tmp_path):
         *([{k: b[k] for k in b if k != "feature"} for b in some] for some in (first, second))
     )
     assert not np.array_equal(first[0]["feature"], second[0]["feature"])
+
+
+def test_students_whose_names_begin_alike_are_kept_apart(dataset, whole, tmp_path):
+    longer = dataclasses.replace(stub.student(seed=6), name="stub:student-336", digest="longer")
+    first = wanted(dataset, tmp_path / "l", student=longer)
+    take(stream(dataset, "grow", growing=grow.open(first, expected(dataset))), 9)
+    one = wanted(dataset, tmp_path / "l")
+    digest = stub.student().digest
+    opened = lookup.open(whole, expected(dataset, source="features", student_digest=digest))
+    assert_same(
+        take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9),
+        take(stream(dataset, "features", opened=opened), 9),
+    )
+    # A build of the one leaves what has grown of the other.
+    build.build_all([one])
+    assert len(kept_pairs(tmp_path / "l", "features-stub-student-336")) == 72
+    left = {path.name[:25] for path in (tmp_path / "l" / grown.FOLDER).iterdir()}
+    assert left == {"features-stub-student-336"}
 
 
 @pytest.mark.parametrize("lose", ["nothing", "shards"])

@@ -100,6 +100,23 @@ def test_a_labeller_that_remembers_labels_the_rest_alone(dataset, whole, tmp_pat
     assert not (tmp_path / "l" / grown.FOLDER).exists()
 
 
+def test_a_build_of_two_label_spaces_sees_each_region_once(dataset, tmp_path):
+    teacher = Counted(stub.teacher())
+    one, two = (
+        dataclasses.replace(
+            target, teacher=dataclasses.replace(target.teacher, features=teacher.tower.features)
+        )
+        for target in stub.two_targets(tmp_path / "grown", dataset)
+    )
+    take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9)
+    teacher.regions = 0
+    build.build_all([one, two])
+    assert teacher.regions == 14 * 8
+    build.build_all(stub.two_targets(tmp_path / "plain", dataset))
+    for name in ("one", "two"):
+        assert stub.contents(tmp_path / "grown" / name) == stub.contents(tmp_path / "plain" / name)
+
+
 def test_a_damaged_shard_is_labelled_again(dataset, tmp_path, caplog):
     teacher = Counted(stub.teacher())
     one = wanted(dataset, tmp_path, teacher=teacher.tower)

@@ -277,6 +277,13 @@ def test_shards_without_a_plan_are_refused(dataset, built, tmp_path):
     (tmp_path / "l" / layout.PLAN).unlink()
     with pytest.raises(plan.PlanMismatch, match="what they were made from is unknown"):
         build.build(tmp_path / "l", dataset, stub.teacher(), stub.settings())
+    for path in (tmp_path / "l").glob("labels-*"):
+        path.unlink()
+    grown = tmp_path / "l" / "grown" / "labels-0123456789abcdef.arrayrecord"
+    grown.parent.mkdir()
+    grown.touch()
+    with pytest.raises(plan.PlanMismatch, match="what they were made from is unknown"):
+        build.build(tmp_path / "l", dataset, stub.teacher(), stub.settings())
 
 
 def test_unreadable_pictures_are_all_named_and_nothing_is_written(tmp_path):
@@ -339,3 +346,8 @@ def test_times_are_logged_beside_the_lookup(built):
     assert lookup.seconds_build(built) > 0
     lines = [json.loads(line) for line in (built / layout.TIMING).read_text().splitlines()]
     assert sum(line["regions"] for line in lines) == 14 * 8
+
+
+def test_a_torn_line_of_the_times_is_left_out(tmp_path):
+    (tmp_path / layout.TIMING).write_text('{"seconds":2.5}\n{"reg{"seconds":1}\n{"seconds":1.0}\n')
+    assert lookup.seconds_build(tmp_path) == 3.5

@@ -7,9 +7,10 @@ import shutil
 import pytest
 from PIL import Image
 
+from core_jax.data import files
 from fdbpl_jax import build, crew, label, layout, plan, scan
 from fdbpl_jax.datasets import Item
-from tests.fdbpl_jax import stub
+from tests.fdbpl_jax import growing, stub
 
 ALONE = crew.Crew(0, 1)
 
@@ -165,6 +166,19 @@ def test_another_list_is_refused_before_it_is_looked_at(dataset, tmp_path, opene
     with pytest.raises(plan.PlanMismatch, match=r"images\.count: 14, now 9"):
         build.build(folder, shorter, stub.teacher(), stub.settings())
     assert not opened
+
+
+def test_a_folder_that_another_job_begins_at_this_moment_is_refused(dataset, tmp_path, monkeypatch):
+    other = growing.wanted(dataset, tmp_path, seed=3).plans("of other pictures")[layout.PLAN]
+    write = files.atomic_write
+
+    def overtaken(path, data):
+        write(path, layout.dump(other) if path.name == layout.PLAN else data)
+
+    monkeypatch.setattr(files, "atomic_write", overtaken)
+    with pytest.raises(plan.PlanMismatch, match="seed: 3, now 0"):
+        build.build(tmp_path / "l", dataset, stub.teacher(), stub.settings())
+    assert [path.name for path in (tmp_path / "l").iterdir()] == [layout.PLAN]
 
 
 def test_a_damaged_list_is_made_again(dataset, tmp_path, opened):

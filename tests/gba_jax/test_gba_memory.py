@@ -57,6 +57,7 @@ def first_step(given):
     return eight.slope(made, params, next(iter(made.train_data(1))))
 
 
+@pytest.mark.slow
 def test_pieces_change_nothing(values):
     expected = first_step(values(adapters=CCA))
     eight.same(first_step(values(adapters=CCA, accumulate=2)), expected)

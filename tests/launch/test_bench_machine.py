@@ -33,8 +33,10 @@ def test_peak_memory_is_the_systems_word(tmp_path):
     assert machine.peak_mb(tmp_path / "absent") > 10
 
 
-def test_facts_name_what_computes():
+def test_facts_name_what_computes(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     facts = machine.facts()
+    assert facts["glibc_tunables"] == "glibc.malloc.arena_max=1"
     assert facts["jax"] == jax.__version__
     assert facts["numpy"] == importlib.metadata.version("numpy")
     assert facts["device"] == f"{jax.device_count()} x {jax.devices()[0].device_kind}"

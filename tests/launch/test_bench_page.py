@@ -22,6 +22,7 @@ FACTS = {
     "jaxlib": "0.10.2",
     "numpy": "2.4.6",
     "torch": None,
+    "glibc_tunables": None,
 }
 ROWS = [
     {"work": "a | b", "ours": 0.5, "other": 1.0, "unit": "s", "ratio": 2.0, "note": "paid off"},
@@ -77,6 +78,8 @@ def test_the_machine_stands_once_or_once_for_each():
     assert f"- The first: measured on {told}." in both
     assert "- The first: measured on 64 cores of Abacus 3, JAX devices" in both
     assert "torch 2.9.1." in both
+    settings = section(machine=FACTS | {"glibc_tunables": "glibc.malloc.hugetlb=1"})
+    assert f"{told}; GLIBC_TUNABLES=glibc.malloc.hugetlb=1." in page.page([settings])
 
 
 def test_what_was_not_measured_is_named():

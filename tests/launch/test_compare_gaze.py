@@ -281,6 +281,12 @@ def test_runs_of_other_folds_are_the_same_recipe(base):
     }
     assert len(digests) == 1
     assert runs.recipe_digest(config.override(base, {"drnet.weight": 0.25})) not in digests
+    assert runs.recipe_digest(config.override(base, {"accumulate": 2})) in digests
+    ghosts = {
+        runs.recipe_digest(config.override(base, {"accumulate": pieces, "ghost_norm": True}))
+        for pieces in (2, 4)
+    }
+    assert len(ghosts | digests) == 3
 
 
 def test_results_name_every_method_as_the_comparison_does():

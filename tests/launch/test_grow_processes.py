@@ -52,6 +52,10 @@ def train(file: pathlib.Path, workdir: pathlib.Path, processes: int, *more: str)
     return workdir
 
 
+def saved(workdir: pathlib.Path) -> bool:
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def learned(workdir: pathlib.Path) -> list[np.ndarray]:
     return jax.tree.leaves(runs.learned(workdir)[0])
 
@@ -60,7 +64,7 @@ def test_a_killed_run_goes_on_and_a_build_completes_what_it_left(built, referenc
     config = grown_config(built, tmp_path)
     slow = write_config(tmp_path / "grown.py", config, pause_s=0.2)
     with Job(*words(slow, tmp_path / "run"), processes=1) as job:
-        job.wait_for(lambda: len(losses(tmp_path / "run")) >= 5)
+        job.wait_for(lambda: len(losses(tmp_path / "run")) >= 5 and saved(tmp_path / "run"))
         job.signal(0, signal.SIGKILL)
         status, printed = job.end()
     assert status == 128 + signal.SIGKILL, printed

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from core_jax import train
 from launch import local_multiprocess
 from launch.config import ConfigError
 
@@ -99,17 +98,15 @@ def test_gpus_are_shared_out():
 def test_resume_is_added_once_and_only_where_it_exists():
     assert "--resume" in commands(WORDS, resume=True)[0].words
     assert commands([*WORDS, "--resume"], resume=True)[0].words.count("--resume") == 1
-    assert "--resume" not in commands(["launch.lookup", "build"], resume=True)[0].words
+    for words in (["launch.lookup", "build"], ["launch.doctor"]):
+        assert "--resume" not in commands(words, resume=True)[0].words
+    assert "--resume" in commands(["mine.train"], resume=True)[0].words
 
 
 @pytest.mark.parametrize("given", [[], ["--config=x"]])
 def test_a_module_is_needed(given):
     with pytest.raises(ConfigError, match="expected a module after --"):
         commands(given)
-
-
-def test_the_status_of_preemption_is_the_loops():
-    assert local_multiprocess.PREEMPTED == train.PREEMPTED_EXIT_CODE
 
 
 def test_a_dry_run_prints_what_a_shell_would_read_back(stub):

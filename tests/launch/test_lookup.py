@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 
 from fdbpl_jax import build, layout
 from launch import lookup as lookup_command
+from launch.local_multiprocess import free_port
 from tests.fdbpl_jax import stub
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,3 +88,13 @@ def test_an_incomplete_lookup_ends_the_command_in_words(folder, tmp_path):
     assert "manifest.json is missing: the build has not finished" in done.stderr
     assert "Traceback" not in done.stderr
     assert layout.MANIFEST not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_processes_that_do_not_come_are_named_without_a_trace(tmp_path):
+    command = [sys.executable, "-m", "launch.lookup", "build", "--config=configs/fdbpl_world.py"]
+    command += [f"--lookup={tmp_path / 'l'}", "--num_processes=2", "--process_id=0"]
+    command += [f"--coordinator=127.0.0.1:{free_port()}", "--start_timeout=0.3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "launch.lookup: process 1 of 2 did not report to process 0 within 0.3 s" in done.stderr
+    assert "Traceback" not in done.stderr

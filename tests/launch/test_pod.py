@@ -129,6 +129,14 @@ def test_words_of_the_user_are_not_repeated():
         remote.job(["launch.train", "--config=x"])
 
 
+def test_only_a_training_is_told_to_resume():
+    build = ["python", "-m", "launch.lookup", "build"]
+    assert remote.job(build, resume=True) == [
+        *[".venv/bin/python", "-u", *build[1:]],
+        "--coordinator=auto",
+    ]
+
+
 def test_arguments_survive_the_remote_shell(stubs, tmp_path):
     home = tmp_path / "home"
     stubs.add("python", folder=home / remote.TREE / ".venv" / "bin")

@@ -81,6 +81,15 @@ def test_a_preempted_job_is_queued_again_and_resumed(stubs):
     assert stubs.calls()[2] == [*STEP, *REST, *TRAIN, "--coordinator=auto", "--resume"]
 
 
+@pytest.mark.parametrize(
+    ("module", "more"), [("launch.lookup", []), ("launch.trainer", []), ("mine", ["--resume"])]
+)
+def test_only_what_has_the_flag_is_told_to_resume(stubs, module, more):
+    words = ["python", "-m", module, "build"]
+    assert submit(stubs, *words, **JOB, SLURM_RESTART_COUNT="1").returncode == 0
+    assert stubs.calls() == [[*STEP, *REST, *words, "--coordinator=auto", *more]]
+
+
 @pytest.mark.parametrize("status", [0, 1, 137])
 def test_other_endings_are_the_jobs(stubs, status):
     stubs.answer("srun", ("", "", status))

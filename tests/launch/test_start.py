@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 
+import jax
 import pytest
+from jax._src import distributed
 
 from launch import clusters, rollcall, start
 from launch.config import ConfigError
@@ -310,6 +312,19 @@ def test_a_process_that_fails_alone_does_not_wait_for_the_others(kind, status):
         healthy.wait()
     assert failed.returncode == status
     assert failed.stderr.count("this file is damaged") == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(SystemExit(75), 75), (KeyError("x"), 1)])
+def test_a_process_keeps_its_status_when_process_0_is_gone(monkeypatch, error, status):
+    class Gone:
+        def key_value_set(self, *_, **__):
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: failed to connect")
+
+    ended = []
+    monkeypatch.setattr(distributed.global_state, "client", Gone())
+    monkeypatch.setattr(rollcall.os, "_exit", ended.append)
+    rollcall.leave(error)
+    assert ended == [status]
 
 
 @pytest.mark.multiprocess

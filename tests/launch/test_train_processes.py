@@ -99,6 +99,24 @@ def test_four_processes_train_what_one_trains(straight, alone):
 
 
 @pytest.mark.slow
+def test_devices_of_a_process_share_parameters_and_those_of_two_do_not(config, alone, tmp_path):
+    values = config.to_dict()
+    values["fit"] |= {"mesh": "model:2"}
+    cut = write_config(tmp_path / "tiny.py", ml_collections.ConfigDict(values))
+    given = words(cut, tmp_path / "run")
+    with Job(*given, processes=2) as job:
+        status, printed = job.end()
+    assert status != 0
+    assert "the processes [0, 1] would share the parameters of one group" in printed
+    own = ("--devices_each=2",)
+    with Job(*given, "--mesh=data:-1,model:2", processes=2, own=own) as job:
+        status, printed = job.end()
+    assert status == 0, printed
+    assert_like_one_process(tmp_path / "run", alone)
+    assert len(judged(tmp_path / "run")) == len({part for part, *_ in judged(tmp_path / "run")})
+
+
+@pytest.mark.slow
 def test_a_process_may_come_long_after_the_others(config, alone, tmp_path):
     # The first collective on CPUs waits half a minute for all.
     file = write_config(tmp_path / "late.py", config, first_s=45)

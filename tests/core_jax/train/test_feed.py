@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 
 import grain
 import numpy as np
@@ -67,6 +68,12 @@ def test_nothing_is_read_for_batches_that_are_left_out():
     feed.close()
     # Grain and the feed read ahead.
     assert len(read) < 100 * toy.BATCH
+
+
+def test_closing_does_not_wait_for_batches_that_are_left_out():
+    feed = open_feed(zipped(0), first=10**9)
+    feed.close()
+    assert "feed" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_strings_stay_on_the_host_and_name_the_samples():

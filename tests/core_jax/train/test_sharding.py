@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -95,6 +96,16 @@ def test_a_mesh_from_text(text, sizes):
 def test_a_text_that_is_no_mesh_of_the_devices(text, message):
     with pytest.raises(ConfigError, match=message):
         sharding.read_mesh(text, 8)
+
+
+def test_a_group_of_devices_belongs_to_one_process():
+    owners = np.arange(8).reshape(4, 2) // 4
+    devices = np.vectorize(lambda process: types.SimpleNamespace(process_index=process))
+    sharding._check_groups(devices(owners))
+    with pytest.raises(
+        ConfigError, match=r"mesh=data:1,model:8: the processes \[0, 1\] would share"
+    ):
+        sharding._check_groups(devices(owners.reshape(1, 8)))
 
 
 def test_the_largest_axis_that_divides_is_cut_over_the_model():
