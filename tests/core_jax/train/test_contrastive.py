@@ -178,6 +178,7 @@ def test_pieces_and_what_is_computed_again_change_nothing(config, monkeypatch):
     eight.same(first_step(config, accumulate=3, remat=True), expected)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(config):
     (value, _), _ = first_step(config)
     with jax.numpy_dtype_promotion("standard"):  # flax promotes inside its norms
