@@ -14,7 +14,7 @@ from gaze_jax.networks import clip_towers
 from gaze_jax.networks import registry as networks
 from launch import config as launch_config
 from tests.core_jax.train import eight
-from tests.gaze_jax.gaze_sets import smooth_set
+from tests.gaze_jax.gaze_sets import random_set, smooth_set
 from tests.gaze_jax.small_dfenet import SmallCFE, small_vision
 
 KEY = jax.random.key(3)
@@ -47,10 +47,10 @@ def dfenet(**changes):
     return demo | {"steps": 1} | changes
 
 
-def stand_in(patch):
+def stand_in(patch, make=smooth_set):
     """Four persons with eight small eyes each, or six with four faces; small towers."""
-    eyes = smooth_set(persons=4, per_person=8, name="eyes_A")
-    faces = smooth_set("face", persons=6, per_person=4, size=(40, 40, 3), name="faces_A")
+    eyes = make(persons=4, per_person=8, name="eyes_A")
+    faces = make("face", persons=6, per_person=4, size=(40, 40, 3), name="faces_A")
     patch(inputs, "open_set", lambda own, entry="": eyes if "eyes" in own.dataset else faces)
     patch(networks.dfenet, "CFE", SmallCFE)
     patch(clip_towers, "vision", small_vision)
@@ -132,7 +132,8 @@ def test_half_precision_is_near_and_parity_is_full():
 
 
 def on_eight():
-    stand_in(setattr)
+    # Noise: in smooth pictures neighbours are nearly equal, and rounding decides which one a maximum takes.
+    stand_in(setattr, random_set)
     values: Any
     for values in (drnet(remat=True), lenet(accumulate=2), dfenet()):
         values["recipe"]["batch_size"] = 16

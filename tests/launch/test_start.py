@@ -291,7 +291,9 @@ config.run(main)
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize(("kind", "status"), [("ValueError", 2), ("KeyError", 1)])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("ValueError", 2), pytest.param("KeyError", 1, marks=pytest.mark.slow)]
+)
 def test_a_process_that_fails_alone_does_not_wait_for_the_others(kind, status):
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
