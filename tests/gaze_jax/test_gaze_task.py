@@ -98,7 +98,7 @@ def test_variants_of_the_demos_have_their_preset(name):
     ("changes", "message"),
     [
         ({"model": "drnett"}, "config.model='drnett': expected one of drnet, dfenet"),
-        ({"data": {"protocl": "lopo"}}, "config.data.protocl='lopo'.*config.data.protocol"),
+        ({"data": {"protocol_": "lopo"}}, "config.data.protocol_='lopo'.*config.data.protocol"),
         ({"data": {"protocol": "last", "fold": -1}}, "one fold only"),
         ({"data": {"cross": ("moon",)}}, "no data set 'moon'"),
         ({"data": {"cross": ("eyes_A",)}}, "which is what this run trains on"),
