@@ -10,6 +10,9 @@ from core_jax import train
 from core_jax.train import trace
 from tests.core_jax.train import toy
 
+# jaxlib 0.12's reader of traces is a type without a module, which Python 3.12 warns of; raised in there, it ends the process.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type event_stats:DeprecationWarning")
+
 OPTIONS = train.FitOptions(seed=1, profile=(2, 3))
 
 
