@@ -7,12 +7,14 @@ lookup built beforehand gives the same parameters. What was labelled lies in `<l
 several runs may grow one lookup. B regions of a step.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 
 import numpy as np
 from jaxtyping import Int
@@ -23,6 +25,10 @@ from fdbpl_jax import lookup as lookups
 from fdbpl_jax import plan as plans
 from fdbpl_jax.config import ConfigError
 from fdbpl_jax.target import Part, Target
+
+# Where nearly all is there, looking for a full batch of what is not may go on to the end of a long run.
+STEPS_AHEAD = 1000
+_BATCHES_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,35 +76,50 @@ class _Reader:
 
     def __init__(self, growing: Growing, ids: Callable[[int], dict[str, np.ndarray]], steps: int):
         self._growing, self._ids, self._steps = growing, ids, steps
-        self._next, self._prepared = 0, self._prepare(0)
+        self._pool = futures.ThreadPoolExecutor(1)
+        self._coming: collections.deque[tuple[list[grown.Pair], futures.Future]]
+        self._coming = collections.deque()
+        self._begin(0)
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        ids = self._ids(number)
+        number, ids = int(number), self._ids(number)
         with self._growing.lock:
             if number != self._next:
-                self._prepared = self._prepare(int(number))
-            self._next = int(number) + 1
+                self._begin(number)
+            self._next = -1  # after a step that fails, the next one begins anew
             while self._missing(ids):
-                self._growing.labeller.finish(next(self._prepared), write=True)
+                self._look_ahead(number)
+                self._growing.labeller.finish(self._coming.popleft()[1].result(), write=True)
+            self._next = number + 1
             return ids | self._growing.batch(ids["row"], ids["region"])
 
     def _missing(self, ids: dict[str, np.ndarray]) -> list[grown.Pair]:
         return self._growing.labeller.missing(ids["row"], ids["region"])
 
-    def _prepare(self, number: int) -> Iterator[grown.Batch]:
-        """The pixels of what is missing from a step on: the next ones are cropped while the device is busy."""
-        return label.in_order(self._growing.labeller.prepare, self._batches(number), 1)
+    def _begin(self, number: int) -> None:
+        """Forgets what was looked at ahead: the steps are read from this one on."""
+        for _, future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._next = self._scanned = number
+        self._waiting: dict[grown.Pair, None] = {}
 
-    def _batches(self, number: int) -> Iterator[list[grown.Pair]]:
-        size, waiting = self._growing.labeller.batch_size, {}
-        for step in range(number, self._steps):
-            waiting |= dict.fromkeys(self._missing(self._ids(step)))
-            while len(waiting) >= size:
-                pairs = list(waiting)
-                waiting = dict.fromkeys(pairs[size:])
-                yield pairs[:size]
-        if waiting:
-            yield list(waiting)
+    def _look_ahead(self, number: int) -> None:
+        """Has what is missing of the coming steps cropped, full batches: while the device sees one, the next is made."""
+        size, end = self._growing.labeller.batch_size, min(self._steps, number + STEPS_AHEAD)
+        coming = {pair for pairs, _ in self._coming for pair in pairs}
+        self._scanned = max(self._scanned, number)
+        while len(self._coming) < _BATCHES_AHEAD:
+            while len(self._waiting) < size and self._scanned < end:
+                missing = self._missing(self._ids(self._scanned))
+                self._waiting |= dict.fromkeys(pair for pair in missing if pair not in coming)
+                self._scanned += 1
+            if len(self._waiting) < size and self._coming:
+                return  # what is needed now is on its way, and later steps may fill the rest
+            pairs = list(self._waiting)
+            self._waiting, pairs = dict.fromkeys(pairs[size:]), pairs[:size]
+            self._coming.append((pairs, self._pool.submit(self._growing.labeller.prepare, pairs)))
+            coming.update(pairs)
 
 
 def open(target: Target, expected: lookups.Expected) -> Growing:
