@@ -47,9 +47,9 @@ class Kept:
         regions_each = part.record[self.names[0]].shape[0]
         self.table = np.zeros((len(images), regions_each), dtype)
         for path in shards(part):
-            payloads = _payloads(path, dtype.itemsize)
-            entries = np.frombuffer(b"".join(payloads), dtype)
-            self.table[entries["row"], entries["region"]] = entries
+            entries = np.frombuffer(b"".join(_payloads(path, dtype.itemsize)), dtype)
+            if self._fit(path, entries, entries["region"] < regions_each):
+                self.table[entries["row"], entries["region"]] = entries
 
     def read_built(self, shard_size: int) -> None:
         """Reads the shards of a build, complete or not, of `shard_size` pictures each."""
@@ -60,12 +60,31 @@ class Kept:
             if len(payloads) != len(rows):
                 continue
             found = np.frombuffer(b"".join(payloads), self.part.record)
+            if not self._fit(path, found, found["row"] == np.array(rows)):
+                continue
             some = self.table[rows.start : rows.stop]
             for name in self.names:
                 some[name] = found[name]
             for name in ("magic", "row", "image"):
                 some[name] = found[name][:, None]
             some["region"] = np.arange(some.shape[1])
+
+    def _fit(self, path: Path, entries: np.ndarray, placed: np.ndarray) -> bool:
+        """Whether all records of a shard are `placed`, of this kind and of these pictures; else it is left out."""
+        fit = placed & (entries["magic"] == self.part.magic) & (entries["row"] < len(self._images))
+        rows, where = np.unique(entries["row"][fit], return_inverse=True)
+        digests = [layout.image_bytes(self._images[row].sha256) for row in rows.tolist()]
+        theirs = np.array(digests, np.uint8).reshape(-1, layout.IMAGE_BYTES)[where]
+        fit[fit] = (entries["image"][fit] == theirs).all(axis=1)
+        if not fit.all():
+            logging.warning(
+                "%s is left out: %d of its %d records are not %s of this lookup's pictures",
+                path,
+                len(fit) - fit.sum(),
+                len(fit),
+                self.part.kind,
+            )
+        return bool(fit.all())
 
     def has(self, rows: Any, numbers: Any) -> np.ndarray:
         """Which of some regions are there."""

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 
+import numpy as np
 import pytest
 
 from core_jax.data import records
@@ -131,3 +133,34 @@ def test_a_damaged_shard_is_labelled_again(dataset, tmp_path, caplog):
     assert shard is not None
     assert teacher.regions == shard.count
     assert "is left out" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["grown", "built"])
+@pytest.mark.parametrize("field", ["magic", "row", "image"])
+def test_records_of_something_else_are_labelled_again(
+    dataset, whole, tmp_path, caplog, field, where
+):
+    teacher = Counted(stub.teacher())
+    one = wanted(dataset, tmp_path / "l", teacher=teacher.tower)
+    if where == "built":
+        shutil.copytree(whole, tmp_path / "l")
+    ours = take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9)
+    part = next(one.parts())
+    built = layout.shard_paths(part.folder, part.kind, 4)[:1]
+    path, dtype = (
+        (built[0], part.record)
+        if where == "built"
+        else (grown.shards(part)[0], grown.entry_dtype(part.record))
+    )
+    shard = records.read_sidecar(path)
+    assert shard is not None
+    entries = np.frombuffer(b"".join(records.Reader(path.parent, [shard]).read_all()), dtype).copy()
+    entries[field][-1] = {"magic": b"RLF1", "row": 14, "image": 7}[field]
+    payloads = (entry.tobytes() for entry in entries)
+    records.write_shard(path, payloads, first_row=0, options=part.options)
+    teacher.regions = 0
+    assert_same(take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9), ours)
+    assert teacher.regions > 0
+    assert (
+        f"1 of its {len(entries)} records are not labels of this lookup's pictures" in caplog.text
+    )
