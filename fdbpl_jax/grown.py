@@ -5,6 +5,7 @@ A record is the region's part of the record that a build writes of its picture (
 u4, `region` u2 and `image` u1 (16,). Shapes: n pictures, R regions of each.
 """
 
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -85,6 +86,12 @@ class Kept:
                 self.part.kind,
             )
         return bool(fit.all())
+
+    def of(self, rows: Sequence[int]) -> "Kept":
+        """A copy of some rows, numbered from 0: what it is given is not kept here."""
+        some = copy.copy(self)
+        some.table, some._images = self.table[list(rows)], [self._images[row] for row in rows]
+        return some
 
     def has(self, rows: Any, numbers: Any) -> np.ndarray:
         """Which of some regions are there."""
@@ -224,11 +231,11 @@ class Labeller(label.Labeller):
         *,
         tick: Callable[[int], Any] = lambda count: None,
     ) -> list[dict[str, np.ndarray]]:
-        """All regions of some rows, as `label.Labeller` gives them; they are kept in memory alone."""
+        """All regions of some rows, as `label.Labeller` gives them; what is labelled for that is not kept."""
         asked = [next(kept for kept in self.kept if kept.part.output is one) for one in outputs]
-        some = dataclasses.replace(self, kept=asked)
-        places, numbers = np.indices((len(rows), self.regions)).reshape(2, -1)
-        pairs = np.stack([np.array(rows)[places], numbers], axis=1)
+        asked = [kept.of(rows) for kept in asked]
+        some = dataclasses.replace(self, images=[self.images[row] for row in rows], kept=asked)
+        pairs = np.indices((len(rows), self.regions)).reshape(2, -1).T
         there = np.stack([kept.has(*pairs.T) for kept in asked], axis=1)
         tick(int(there.all(axis=1).sum()))
         parts = []
@@ -240,4 +247,4 @@ class Labeller(label.Labeller):
         for batch in label.in_order(some.prepare, parts, 1):
             some.finish(batch, write=False)
             tick(len(batch.pairs))
-        return [{name: kept.table[rows][name] for name in kept.names} for kept in asked]
+        return [{name: kept.table[name] for name in kept.names} for kept in asked]

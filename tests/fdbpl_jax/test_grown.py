@@ -90,7 +90,11 @@ def test_a_labeller_that_remembers_labels_the_rest_alone(dataset, whole, tmp_pat
     )
     ticks = []
     outputs = [part.output for part in parts]
-    found = grow.remember(plain, parts)(range(2, 14), outputs, tick=ticks.append)
+    remembering = grow.remember(plain, parts)
+    assert isinstance(remembering, grown.Labeller)
+    found = remembering(range(2, 14), outputs, tick=ticks.append)
+    # What it labels is not held.
+    assert [int((kept.table["magic"] != b"").sum()) for kept in remembering.kept] == [known] * 2
     assert sum(ticks) == 12 * 8
     missing = 14 * 8 - known
     assert teacher.regions == student.regions <= missing
