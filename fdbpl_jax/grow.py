@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 
@@ -38,12 +39,18 @@ class Growing:
     Attributes:
       lookup: its head: pictures, regions, inputs; nothing can be read from it before a build has completed it.
       labeller: what is there, and what makes the rest.
+      writer: of what that makes. All of it is on disk when a reader's last step is read, when nobody holds this any
+        more, and when Python ends: also by an error, or told to leave.
       lock: of whoever labels.
     """
 
     lookup: lookups.Lookup
     labeller: grown.Labeller = dataclasses.field(repr=False)
+    writer: grown.Writer = dataclasses.field(repr=False, default_factory=grown.Writer)
     lock: threading.Lock = dataclasses.field(repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self):
+        weakref.finalize(self, self.writer.flush)
 
     def reader(
         self, ids: Callable[[int], dict[str, np.ndarray]], steps: int
@@ -89,7 +96,10 @@ class _Reader:
             self._next = -1  # after a step that fails, the next one begins anew
             while self._missing(ids):
                 self._look_ahead(number)
-                self._growing.labeller.finish(self._coming.popleft()[1].result(), write=True)
+                batch = self._coming.popleft()[1].result()
+                self._growing.writer.add(self._growing.labeller.finish(batch))
+            if number == self._steps - 1:
+                self._growing.writer.flush()
             self._next = number + 1
             return ids | self._growing.batch(ids["row"], ids["region"])
 

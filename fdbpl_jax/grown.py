@@ -11,7 +11,9 @@ import hashlib
 import itertools
 import operator
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from fdbpl_jax.target import Part
 Path = pathlib.Path
 Pair = tuple[int, int]
 FOLDER = "grown"
+WRITE_EVERY_S = 30.0
 # What a record says of its picture is said of each region.
 _HEADER = {"magic": "S4", "row": "<u4", "region": "<u2", "image": f"({layout.IMAGE_BYTES},)u1"}
 
@@ -117,6 +120,51 @@ class Kept:
         records.write_shard(path, payloads, first_row=0, options=self.part.options)
 
 
+class Writer:
+    """Writes regions in a thread of its own: a shard of each kind for what came in WRITE_EVERY_S seconds.
+
+    A process that is killed loses what came in that time and what is being written: that is labelled again.
+    """
+
+    def __init__(self):
+        self._held: dict[Kept, list[np.ndarray]] = {}
+        self._pool = futures.ThreadPoolExecutor(1)
+        self._writing: futures.Future | None = None
+        self._last_s = time.monotonic()
+
+    def add(self, found: Iterable[tuple[Kept, np.ndarray]]) -> None:
+        """Takes new entries of some kinds.
+
+        Raises:
+          files.DiskFullError: no space for those before; shards that were written stay.
+        """
+        for kept, entries in found:
+            self._held.setdefault(kept, []).append(entries)
+        if time.monotonic() - self._last_s >= WRITE_EVERY_S:
+            self._wait()
+            self._writing = self._pool.submit(_write, self._take())
+
+    def flush(self) -> None:
+        """Returns when all is written. Errors as in `add`."""
+        self._wait()
+        # Here and not in the thread: Python starts no more work in threads when it ends.
+        _write(self._take())
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _take(self) -> dict[Kept, list[np.ndarray]]:
+        held, self._held, self._last_s = self._held, {}, time.monotonic()
+        return held
+
+
+def _write(held: Mapping[Kept, Sequence[np.ndarray]]) -> None:
+    for kept, entries in held.items():
+        kept.write(np.concatenate(entries))
+
+
 def entry_dtype(record: np.dtype) -> np.dtype:
     """What is kept of one region, given the record of a picture's R regions."""
     own = [name for name in record.names or () if name not in ("size", *_HEADER)]
@@ -192,15 +240,11 @@ class Labeller(label.Labeller):
             },
         )
 
-    def finish(self, batch: Batch, *, write: bool) -> None:
-        """Labels regions and computes their features, each where that is not there, and keeps it.
+    def finish(self, batch: Batch) -> list[tuple[Kept, np.ndarray]]:
+        """Labels regions and computes their features, each where that is not there, and keeps it in memory.
 
-        Args:
-          batch: of `prepare`.
-          write: keep it on disk too.
-
-        Raises:
-          files.DiskFullError: no space; shards that were written stay.
+        Returns:
+          The kinds of which there is something new, and its entries.
         """
         where = np.array(batch.pairs).T
         found, seen, flip = [], {}, self._padded(batch.flip)
@@ -212,14 +256,14 @@ class Labeller(label.Labeller):
                 if tower.features not in seen:
                     seen[tower.features] = tower.features(batch.pixels[tower.image_size], flip)
                 found.append((kept, new, kept.part.output.keep(seen[tower.features])))
+        made = []
         # Read when all are under way: the device does not wait in between.
         for kept, new, output in found:
             arrays = {name: np.asarray(value)[: len(new)] for name, value in output.items()}
             arrays |= {"box": batch.box, "flip": batch.flip}
             pairs = [pair for pair, is_new in zip(batch.pairs, new) if is_new]
-            entries = kept.put(pairs, {name: value[new] for name, value in arrays.items()})
-            if write:
-                kept.write(entries)
+            made.append((kept, kept.put(pairs, {n: value[new] for n, value in arrays.items()})))
+        return made
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
         return np.pad(values, [(0, self.batch_size - len(values)), *[(0, 0)] * (values.ndim - 1)])
@@ -245,6 +289,6 @@ class Labeller(label.Labeller):
             cuts = range(0, len(todo), self.batch_size)
             parts += [[*map(tuple, todo[cut : cut + self.batch_size])] for cut in cuts]
         for batch in label.in_order(some.prepare, parts, 1):
-            some.finish(batch, write=False)
+            some.finish(batch)
             tick(len(batch.pairs))
         return [{name: kept.table[name] for name in kept.names} for kept in asked]

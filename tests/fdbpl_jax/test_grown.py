@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -49,6 +52,7 @@ def _grow_until_killed(dataset, folder, last):
         return call
 
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    grown.WRITE_EVERY_S = 0.0
     growing = grow.open(wanted(dataset, folder), expected(dataset))
     take(stream(dataset, "grow", growing=growing), 9)
 
@@ -104,6 +108,49 @@ def test_a_labeller_that_remembers_labels_the_rest_alone(dataset, whole, tmp_pat
         )
     grow.forget(parts)
     assert not (tmp_path / "l" / grown.FOLDER).exists()
+
+
+def _read_some(folder, pictures):
+    """Reads four steps of nine."""
+    growing = grow.open(wanted(pictures, folder), expected(pictures))
+    read = growing.reader(lambda number: {"row": np.full(8, number), "region": np.arange(8)}, 9)
+    for number in range(4):
+        read(number)
+
+
+def read_and_fail(folder):
+    pictures = stub.write_pictures(pathlib.Path(folder) / "pictures", 14)
+    _read_some(pathlib.Path(folder) / "l", pictures)
+    growing = grow.open(wanted(pictures, pathlib.Path(folder) / "m"), expected(pictures))
+    read = growing.reader(lambda number: {"row": np.full(8, number), "region": np.arange(8)}, 9)
+    read(0)
+    raise KeyError("somewhere else")
+
+
+@pytest.mark.multiprocess
+def test_a_run_that_fails_writes_what_it_has_labelled(tmp_path):
+    script = f"from tests.fdbpl_jax import test_grown; test_grown.read_and_fail({str(tmp_path)!r})"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "somewhere else" in ended.stderr
+    assert ended.returncode == 1
+    # A full batch of the towers: two pictures. A shard for all of it, though nobody flushed.
+    for folder, count in (("l", 32), ("m", 16)):
+        assert len(kept_pairs(tmp_path / folder)) == count
+        assert len(kept_pairs(tmp_path / folder, "features-stub-student")) == count
+        assert len(list((tmp_path / folder / grown.FOLDER).glob("*.arrayrecord"))) == 2
+
+
+@pytest.mark.parametrize(("every_s", "files"), [(0.0, 5), (1e9, 1)])
+def test_labelled_regions_are_gathered(dataset, tmp_path, monkeypatch, every_s, files):
+    monkeypatch.setattr(grown, "WRITE_EVERY_S", every_s)
+    teacher = Counted(stub.teacher())
+    one = wanted(dataset, tmp_path, teacher=teacher.tower)
+    ours = take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9)
+    assert len(grown.shards(next(one.parts()))) == files
+    pairs = kept_pairs(tmp_path)
+    assert len(pairs) == len(set(pairs)) == teacher.regions == 72
+    assert_same(take(stream(dataset, "grow", growing=grow.open(one, expected(dataset))), 9), ours)
+    assert teacher.regions == 72
 
 
 def test_a_build_of_two_label_spaces_sees_each_region_once(dataset, tmp_path):
