@@ -38,7 +38,7 @@ def make_mesh(shape: Sequence[int] | str | None = None) -> Mesh:
     shape = (count, 1) if shape is None else tuple(shape)
     if len(shape) != 2 or shape[0] * shape[1] != count:
         raise ValueError(
-            f"mesh_shape {shape} does not fit {count} devices: expected (data, model) with "
+            f"mesh={shape} does not fit {count} devices: expected (data, model) with "
             f"data * model == {count}"
         )
     kinds = (AxisType.Auto,) * 2

@@ -61,7 +61,7 @@ def test_every_problem_of_the_rules_is_in_the_one_message():
 
 
 def test_a_mesh_that_does_not_fit_the_devices():
-    with pytest.raises(ValueError, match=r"mesh_shape \(3, 5\) does not fit"):
+    with pytest.raises(ValueError, match=r"mesh=\(3, 5\) does not fit"):
         sharding.make_mesh((3, 5))
 
 
