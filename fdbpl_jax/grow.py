@@ -7,12 +7,15 @@ lookup built beforehand gives the same parameters. What was labelled lies in `<l
 several runs may grow one lookup. B regions of a step.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 
 import numpy as np
 from jaxtyping import Int
@@ -24,6 +27,10 @@ from fdbpl_jax import plan as plans
 from fdbpl_jax.config import ConfigError
 from fdbpl_jax.target import Part, Target
 
+# Where nearly all is there, looking for a full batch of what is not may go on to the end of a long run.
+STEPS_AHEAD = 1000
+_BATCHES_AHEAD = 2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Growing:
@@ -32,12 +39,18 @@ class Growing:
     Attributes:
       lookup: its head: pictures, regions, inputs; nothing can be read from it before a build has completed it.
       labeller: what is there, and what makes the rest.
+      writer: of what that makes. All of it is on disk when a reader's last step is read, when nobody holds this any
+        more, and when Python ends: also by an error, or told to leave.
       lock: of whoever labels.
     """
 
     lookup: lookups.Lookup
     labeller: grown.Labeller = dataclasses.field(repr=False)
+    writer: grown.Writer = dataclasses.field(repr=False, default_factory=grown.Writer)
     lock: threading.Lock = dataclasses.field(repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self):
+        weakref.finalize(self, self.writer.flush)
 
     def reader(
         self, ids: Callable[[int], dict[str, np.ndarray]], steps: int
@@ -70,35 +83,53 @@ class _Reader:
 
     def __init__(self, growing: Growing, ids: Callable[[int], dict[str, np.ndarray]], steps: int):
         self._growing, self._ids, self._steps = growing, ids, steps
-        self._next, self._prepared = 0, self._prepare(0)
+        self._pool = futures.ThreadPoolExecutor(1)
+        self._coming: collections.deque[tuple[list[grown.Pair], futures.Future]]
+        self._coming = collections.deque()
+        self._begin(0)
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        ids = self._ids(number)
+        number, ids = int(number), self._ids(number)
         with self._growing.lock:
             if number != self._next:
-                self._prepared = self._prepare(int(number))
-            self._next = int(number) + 1
+                self._begin(number)
+            self._next = -1  # after a step that fails, the next one begins anew
             while self._missing(ids):
-                self._growing.labeller.finish(next(self._prepared), write=True)
+                self._look_ahead(number)
+                batch = self._coming.popleft()[1].result()
+                self._growing.writer.add(self._growing.labeller.finish(batch))
+            if number == self._steps - 1:
+                self._growing.writer.flush()
+            self._next = number + 1
             return ids | self._growing.batch(ids["row"], ids["region"])
 
     def _missing(self, ids: dict[str, np.ndarray]) -> list[grown.Pair]:
         return self._growing.labeller.missing(ids["row"], ids["region"])
 
-    def _prepare(self, number: int) -> Iterator[grown.Batch]:
-        """The pixels of what is missing from a step on: the next ones are cropped while the device is busy."""
-        return label.in_order(self._growing.labeller.prepare, self._batches(number), 1)
+    def _begin(self, number: int) -> None:
+        """Forgets what was looked at ahead: the steps are read from this one on."""
+        for _, future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._next = self._scanned = number
+        self._waiting: dict[grown.Pair, None] = {}
 
-    def _batches(self, number: int) -> Iterator[list[grown.Pair]]:
-        size, waiting = self._growing.labeller.batch_size, {}
-        for step in range(number, self._steps):
-            waiting |= dict.fromkeys(self._missing(self._ids(step)))
-            while len(waiting) >= size:
-                pairs = list(waiting)
-                waiting = dict.fromkeys(pairs[size:])
-                yield pairs[:size]
-        if waiting:
-            yield list(waiting)
+    def _look_ahead(self, number: int) -> None:
+        """Has what is missing of the coming steps cropped, full batches: while the device sees one, the next is made."""
+        size, end = self._growing.labeller.batch_size, min(self._steps, number + STEPS_AHEAD)
+        coming = {pair for pairs, _ in self._coming for pair in pairs}
+        self._scanned = max(self._scanned, number)
+        while len(self._coming) < _BATCHES_AHEAD:
+            while len(self._waiting) < size and self._scanned < end:
+                missing = self._missing(self._ids(self._scanned))
+                self._waiting |= dict.fromkeys(pair for pair in missing if pair not in coming)
+                self._scanned += 1
+            if len(self._waiting) < size and self._coming:
+                return  # what is needed now is on its way, and later steps may fill the rest
+            pairs = list(self._waiting)
+            self._waiting, pairs = dict.fromkeys(pairs[size:]), pairs[:size]
+            self._coming.append((pairs, self._pool.submit(self._growing.labeller.prepare, pairs)))
+            coming.update(pairs)
 
 
 def open(target: Target, expected: lookups.Expected) -> Growing:

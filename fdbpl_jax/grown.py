@@ -5,12 +5,15 @@ A record is the region's part of the record that a build writes of its picture (
 u4, `region` u2 and `image` u1 (16,). Shapes: n pictures, R regions of each.
 """
 
+import copy
 import dataclasses
 import hashlib
 import itertools
 import operator
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from fdbpl_jax.target import Part
 Path = pathlib.Path
 Pair = tuple[int, int]
 FOLDER = "grown"
+WRITE_EVERY_S = 30.0
 # What a record says of its picture is said of each region.
 _HEADER = {"magic": "S4", "row": "<u4", "region": "<u2", "image": f"({layout.IMAGE_BYTES},)u1"}
 
@@ -47,9 +51,9 @@ class Kept:
         regions_each = part.record[self.names[0]].shape[0]
         self.table = np.zeros((len(images), regions_each), dtype)
         for path in shards(part):
-            payloads = _payloads(path, dtype.itemsize)
-            entries = np.frombuffer(b"".join(payloads), dtype)
-            self.table[entries["row"], entries["region"]] = entries
+            entries = np.frombuffer(b"".join(_payloads(path, dtype.itemsize)), dtype)
+            if self._fit(path, entries, entries["region"] < regions_each):
+                self.table[entries["row"], entries["region"]] = entries
 
     def read_built(self, shard_size: int) -> None:
         """Reads the shards of a build, complete or not, of `shard_size` pictures each."""
@@ -60,12 +64,37 @@ class Kept:
             if len(payloads) != len(rows):
                 continue
             found = np.frombuffer(b"".join(payloads), self.part.record)
+            if not self._fit(path, found, found["row"] == np.array(rows)):
+                continue
             some = self.table[rows.start : rows.stop]
             for name in self.names:
                 some[name] = found[name]
             for name in ("magic", "row", "image"):
                 some[name] = found[name][:, None]
             some["region"] = np.arange(some.shape[1])
+
+    def _fit(self, path: Path, entries: np.ndarray, placed: np.ndarray) -> bool:
+        """Whether all records of a shard are `placed`, of this kind and of these pictures; else it is left out."""
+        fit = placed & (entries["magic"] == self.part.magic) & (entries["row"] < len(self._images))
+        rows, where = np.unique(entries["row"][fit], return_inverse=True)
+        digests = [layout.image_bytes(self._images[row].sha256) for row in rows.tolist()]
+        theirs = np.array(digests, np.uint8).reshape(-1, layout.IMAGE_BYTES)[where]
+        fit[fit] = (entries["image"][fit] == theirs).all(axis=1)
+        if not fit.all():
+            logging.warning(
+                "%s is left out: %d of its %d records are not %s of this lookup's pictures",
+                path,
+                len(fit) - fit.sum(),
+                len(fit),
+                self.part.kind,
+            )
+        return bool(fit.all())
+
+    def of(self, rows: Sequence[int]) -> "Kept":
+        """A copy of some rows, numbered from 0: what it is given is not kept here."""
+        some = copy.copy(self)
+        some.table, some._images = self.table[list(rows)], [self._images[row] for row in rows]
+        return some
 
     def has(self, rows: Any, numbers: Any) -> np.ndarray:
         """Which of some regions are there."""
@@ -89,6 +118,51 @@ class Kept:
         path = self.part.folder / FOLDER / f"{self.part.kind}-{digest}.arrayrecord"
         payloads = (entry.tobytes() for entry in entries)
         records.write_shard(path, payloads, first_row=0, options=self.part.options)
+
+
+class Writer:
+    """Writes regions in a thread of its own: a shard of each kind for what came in WRITE_EVERY_S seconds.
+
+    A process that is killed loses what came in that time and what is being written: that is labelled again.
+    """
+
+    def __init__(self):
+        self._held: dict[Kept, list[np.ndarray]] = {}
+        self._pool = futures.ThreadPoolExecutor(1)
+        self._writing: futures.Future | None = None
+        self._last_s = time.monotonic()
+
+    def add(self, found: Iterable[tuple[Kept, np.ndarray]]) -> None:
+        """Takes new entries of some kinds.
+
+        Raises:
+          files.DiskFullError: no space for those before; shards that were written stay.
+        """
+        for kept, entries in found:
+            self._held.setdefault(kept, []).append(entries)
+        if time.monotonic() - self._last_s >= WRITE_EVERY_S:
+            self._wait()
+            self._writing = self._pool.submit(_write, self._take())
+
+    def flush(self) -> None:
+        """Returns when all is written. Errors as in `add`."""
+        self._wait()
+        # Here and not in the thread: Python starts no more work in threads when it ends.
+        _write(self._take())
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _take(self) -> dict[Kept, list[np.ndarray]]:
+        held, self._held, self._last_s = self._held, {}, time.monotonic()
+        return held
+
+
+def _write(held: Mapping[Kept, Sequence[np.ndarray]]) -> None:
+    for kept, entries in held.items():
+        kept.write(np.concatenate(entries))
 
 
 def entry_dtype(record: np.dtype) -> np.dtype:
@@ -166,15 +240,11 @@ class Labeller(label.Labeller):
             },
         )
 
-    def finish(self, batch: Batch, *, write: bool) -> None:
-        """Labels regions and computes their features, each where that is not there, and keeps it.
+    def finish(self, batch: Batch) -> list[tuple[Kept, np.ndarray]]:
+        """Labels regions and computes their features, each where that is not there, and keeps it in memory.
 
-        Args:
-          batch: of `prepare`.
-          write: keep it on disk too.
-
-        Raises:
-          files.DiskFullError: no space; shards that were written stay.
+        Returns:
+          The kinds of which there is something new, and its entries.
         """
         where = np.array(batch.pairs).T
         found, seen, flip = [], {}, self._padded(batch.flip)
@@ -186,14 +256,14 @@ class Labeller(label.Labeller):
                 if tower.features not in seen:
                     seen[tower.features] = tower.features(batch.pixels[tower.image_size], flip)
                 found.append((kept, new, kept.part.output.keep(seen[tower.features])))
+        made = []
         # Read when all are under way: the device does not wait in between.
         for kept, new, output in found:
             arrays = {name: np.asarray(value)[: len(new)] for name, value in output.items()}
             arrays |= {"box": batch.box, "flip": batch.flip}
             pairs = [pair for pair, is_new in zip(batch.pairs, new) if is_new]
-            entries = kept.put(pairs, {name: value[new] for name, value in arrays.items()})
-            if write:
-                kept.write(entries)
+            made.append((kept, kept.put(pairs, {n: value[new] for n, value in arrays.items()})))
+        return made
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
         return np.pad(values, [(0, self.batch_size - len(values)), *[(0, 0)] * (values.ndim - 1)])
@@ -205,11 +275,11 @@ class Labeller(label.Labeller):
         *,
         tick: Callable[[int], Any] = lambda count: None,
     ) -> list[dict[str, np.ndarray]]:
-        """All regions of some rows, as `label.Labeller` gives them; they are kept in memory alone."""
+        """All regions of some rows, as `label.Labeller` gives them; what is labelled for that is not kept."""
         asked = [next(kept for kept in self.kept if kept.part.output is one) for one in outputs]
-        some = dataclasses.replace(self, kept=asked)
-        places, numbers = np.indices((len(rows), self.regions)).reshape(2, -1)
-        pairs = np.stack([np.array(rows)[places], numbers], axis=1)
+        asked = [kept.of(rows) for kept in asked]
+        some = dataclasses.replace(self, images=[self.images[row] for row in rows], kept=asked)
+        pairs = np.indices((len(rows), self.regions)).reshape(2, -1).T
         there = np.stack([kept.has(*pairs.T) for kept in asked], axis=1)
         tick(int(there.all(axis=1).sum()))
         parts = []
@@ -219,6 +289,6 @@ class Labeller(label.Labeller):
             cuts = range(0, len(todo), self.batch_size)
             parts += [[*map(tuple, todo[cut : cut + self.batch_size])] for cut in cuts]
         for batch in label.in_order(some.prepare, parts, 1):
-            some.finish(batch, write=False)
+            some.finish(batch)
             tick(len(batch.pairs))
-        return [{name: kept.table[rows][name] for name in kept.names} for kept in asked]
+        return [{name: kept.table[name] for name in kept.names} for kept in asked]

@@ -178,27 +178,30 @@ def slurm_problems(environment: Environment, *, asked: bool) -> list[str]:
 def slurm_devices(environment: Environment) -> tuple[int, ...] | None:
     """The GPUs of a SLURM task, as positions among those that it sees; None where none are named.
 
-    JAX gives the n-th task of a node its n-th GPU. That is wrong where a task sees only its own GPU
+    JAX gives the n-th task of a node its n-th GPU. That is wrong where a task sees only its own GPUs
     (--gpus-per-task), and leaves GPUs unused where there are fewer tasks than GPUs.
 
     Raises:
       ConfigError: the GPUs cannot be shared out evenly.
     """
+    on_node, here = int(environment.get("SLURM_GPUS_ON_NODE") or 0), _tasks_here(environment)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
+    # Where there are no GPUs, old versions of SLURM say so in words.
     count = (
-        len([name for name in visible.split(",") if name.strip()])
+        len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])
         if visible is not None
-        else int(environment.get("SLURM_GPUS_ON_NODE") or 0)
+        else on_node
     )
     if count == 0:
         return None
-    here = _tasks_here(environment)
-    if count == 1:
-        return (0,)
+    # "2", "a100:2", or of two kinds "a100:1,h100:1".
+    asked = re.findall(r"(\d+)(?:,|$)", environment.get("SLURM_GPUS_PER_TASK") or "")
+    if count * here <= max(on_node, here * sum(map(int, asked))):
+        return tuple(range(count))
     if count % here:
         raise ConfigError(
             f"{here} tasks of SLURM on this node and {count} GPUs: expected one task a GPU "
-            f"(--ntasks-per-node={count}) or one task a node"
+            f"(--ntasks-per-node={count}), one task a node, or --gpus-per-task"
         )
     each, place = count // here, int(environment.get("SLURM_LOCALID") or 0)
     return tuple(range(place * each, (place + 1) * each))

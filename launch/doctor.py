@@ -59,8 +59,18 @@ def examine() -> dict[str, Any]:
     problems += more
     disk, more = doctor_checks.disk(pathlib.Path(_WORKDIR.value))
     problems += more
+    warnings = doctor_packages.outdated(requirements)
     if _CONFIG.value is not None:
-        problems += _configuration(_CONFIG.value, devices.get("total", 1), layout["processes"])
+        # One process of many that has not joined the others sees its own devices, or all of a node.
+        alone = layout["processes"] == 1 and layout["found"] != "unknown"
+        known = layout["joined"] or alone
+        total = devices.get("total") if known else None
+        problems += _configuration(_CONFIG.value, total, layout["processes"])
+        if not known:
+            warnings.append(
+                "config.fit.mesh and the batch size are not compared with the devices: those of all processes are known "
+                "where they have joined (--coordinator=auto)"
+            )
     return {
         "versions": {"python": platform.python_version(), **packages},
         "devices": devices,
@@ -72,7 +82,7 @@ def examine() -> dict[str, Any]:
         "variables": variables,
         "hub": doctor_checks.hub(os.environ),
         "problems": problems,
-        "warnings": doctor_packages.outdated(requirements),
+        "warnings": warnings,
     }
 
 
@@ -117,7 +127,7 @@ def _devices(joined: bool) -> tuple[dict[str, Any], list[str]]:
     return {**facts, "accelerators": present}, unused
 
 
-def _configuration(values: Any, devices: int, processes: int) -> list[str]:
+def _configuration(values: Any, devices: int | None, processes: int) -> list[str]:
     """Problems of a configuration: its own settings, then what it needs of this machine."""
     import huggingface_hub
 

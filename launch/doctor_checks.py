@@ -177,7 +177,7 @@ def _nearest(folder: Path) -> Path:
 def configuration(
     values: Mapping[str, Any],
     *,
-    devices: int,
+    devices: int | None,
     processes: int,
     environment: Mapping[str, str],
     cached: Callable[[str], bool],
@@ -186,19 +186,20 @@ def configuration(
 
     Args:
       values: of the configuration.
-      devices: of all processes together.
+      devices: of all processes together; None where that is not known, which leaves out what depends on it.
       processes: how many.
       environment: for HF_HUB_OFFLINE.
       cached: whether a hub id is in the hub's cache folder.
     """
     from core_jax.train import sharding
 
-    problems, parts = [], devices
+    problems, parts = [], 1
     # Gaze networks are published with their recipe, batch size included.
     name = "batch_size" if "batch_size" in values else "recipe.batch_size"
     batch = values.get("batch_size", (values.get("recipe") or {}).get("batch_size"))
     try:
-        parts, _ = sharding.read_mesh((values.get("fit") or {}).get("mesh") or "", devices)
+        if devices is not None:
+            parts, _ = sharding.read_mesh((values.get("fit") or {}).get("mesh") or "", devices)
     except ValueError as error:
         problems.append(f"config.fit.{error}")
     else:

@@ -27,7 +27,7 @@ from typing import IO
 from absl import flags
 
 from launch import config
-from launch.pods import PREEMPTED_STATUS, is_told_to_resume
+from launch.pods import PREEMPTED_STATUS, is_told_to_resume, split
 
 _PROCESSES = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1)
 _DEVICES_EACH = flags.DEFINE_integer("devices_each", 1, "devices of a process", lower_bound=1)
@@ -191,37 +191,41 @@ def run(started: Sequence[Command], *, told: threading.Event, grace_s: float) ->
 
     Returns:
       The worst status: of the first that failed, else 75 if one left with it, else 0.
+
+    Raises:
+      OSError: one could not be started; those before it have been stopped.
     """
-    running = [
-        subprocess.Popen(
-            command.words,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **command.variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # A session of its own: Ctrl-C reaches the processes through this one alone, and their workers end with them.
-            start_new_session=True,
-        )
-        for command in started
-    ]
-    readers = [
-        threading.Thread(target=_show, args=(f"[{number}] ", source, target), daemon=True)
-        for number, process in enumerate(running)
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
-    ]
-    for reader in readers:
-        reader.start()
+    running: list[subprocess.Popen[bytes]] = []
+    readers: list[threading.Thread] = []
     try:
-        status = _watch(running, told, grace_s)
+        for number, command in enumerate(started):
+            process = _popen(command)
+            running.append(process)
+            for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+                words = (f"[{number}] ", source, target)
+                readers.append(threading.Thread(target=_show, args=words, daemon=True))
+                readers[-1].start()
+        return _watch(running, told, grace_s)
     finally:
         for process in running:
             if process.poll() is None:
                 _signal_group(process, signal.SIGKILL)
                 process.wait()
-    for reader in readers:
-        # A worker that has left its process group may hold the pipe open.
-        reader.join(timeout=2.0)
-    return status
+        for reader in readers:
+            # A worker that has left its process group may hold the pipe open.
+            reader.join(timeout=2.0)
+
+
+def _popen(command: Command) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command.words,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **command.variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A session of its own: Ctrl-C reaches the processes through this one alone, and their workers end with them.
+        start_new_session=True,
+    )
 
 
 def _watch(
@@ -287,12 +291,6 @@ def _show(prefix: str, source: IO[bytes], target: IO[str]) -> None:
 
 def _say(text: str) -> None:
     print(f"launch.local_multiprocess: {text}", file=sys.stderr, flush=True)
-
-
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Own words and those after the first `--`."""
-    at = argv.index("--") if "--" in argv else len(argv)
-    return argv[:at], argv[at + 1 :]
 
 
 if __name__ == "__main__":

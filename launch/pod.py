@@ -22,7 +22,7 @@ from absl import flags
 
 from launch import config as config_lib
 from launch.config import ConfigError
-from launch.pods import gcloud, remote, session, xpk
+from launch.pods import gcloud, remote, session, split, xpk
 from launch.pods.runner import CommandFailed, Runner
 
 WORDS = ("create", "setup", "run", "logs", "status", "stop", "resume", "delete")
@@ -71,13 +71,6 @@ def main(word: str, command: Sequence[str]) -> None:
         _xpk(word, runner, command)
     else:
         _tpu(word, runner, command)
-
-
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before and after the first --."""
-    words = list(argv)
-    at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at + 1 :]
 
 
 def _tpu(word: str, runner: Runner, command: Sequence[str]) -> None:

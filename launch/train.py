@@ -9,9 +9,11 @@ a preemption, make the run save and leave with status 75; `--resume` goes on.
 `--eval_only` trains nothing: it evaluates the newest checkpoint, as python -m launch.evaluate does.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
 
+import ml_collections
 from absl import flags
 
 from launch import config, notice, runs, several, start, tasks
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     if given is None and not _EVAL_ONLY.value:
         raise config.ConfigError("--config is missing: name a file such as configs/fdbpl_world.py")
     if given is not None and _MESH.value is not None:
-        given = config.override(given, {"fit.mesh": _MESH.value})
+        given = _with_mesh(given, _MESH.value)
     profile = _profile_steps(_PROFILE.value)
     if profile is not None and _EVAL_ONLY.value:
         raise config.ConfigError(
@@ -60,6 +62,15 @@ def main(argv: Sequence[str]) -> None:
             print(error, file=sys.stderr)
             raise
     evaluate.show(evaluate.lines(_WORKDIR.value, task))
+
+
+def _with_mesh(given: ml_collections.ConfigDict, mesh: str) -> ml_collections.ConfigDict:
+    """The configuration with `config.fit.mesh`, whether or not its file has a line for it."""
+    given = copy.deepcopy(given)
+    with given.unlocked():
+        given.fit = given.get("fit", ml_collections.ConfigDict())
+        given.fit.mesh = given.fit.get("mesh", "")
+    return config.override(given, {"fit.mesh": mesh})
 
 
 def _profile_steps(text: str | None) -> tuple[int, int] | None:

@@ -61,7 +61,6 @@ def backbone(
     pixels: Float[Array, "B H W 3"],
     *,
     tap: Tap = untouched,
-    remat: bool = False,
 ) -> dict[str, Float[Array, "B h w E"]]:
     """The maps of the image tower's stages, NHWC, at strides 4, 8, 16 and 32.
 
@@ -70,7 +69,6 @@ def backbone(
       config: the model.
       pixels: normalised (`normalise` with `config.clip`), float32 or bfloat16, of any size from 32 x 32 on.
       tap: called on the output of each stage ("res2" to "res5"); the tower continues with what it returns.
-      remat: compute the stages again in the backward pass, which saves memory; `tap` runs once all the same.
 
     Returns:
       "res2" to "res5" after `tap`, and "res2/raw" to "res5/raw" before it.
@@ -78,7 +76,7 @@ def backbone(
     Raises:
       ValueError: pixels are too few, or `tap` changed the shape or type of a map.
     """
-    trunk = ConvNeXt(config.trunk, pixels.dtype, remat)
+    trunk = ConvNeXt(config.trunk, pixels.dtype)
     return _apply(trunk, params["vision"]["trunk"], pixels, tap)
 
 

@@ -91,15 +91,10 @@ class Stage(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """The trunk: (B, H, W, 3) normalised pixels to the maps of its stages.
-
-    `remat` computes each stage again in the backward pass instead of keeping its activations. The callback stays outside:
-    what it does is kept, and may carry state.
-    """
+    """The trunk: (B, H, W, 3) normalised pixels to the maps of its stages."""
 
     config: ConvNeXtConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -124,10 +119,9 @@ class ConvNeXt(nn.Module):
             )
         x = _patches("stem", c.widths[0], 4, self.dtype)(pixels)
         x = norm("stem_norm", c.layer_norm_eps, self.dtype)(x)
-        stage = nn.remat(Stage) if self.remat else Stage
         maps = {}
         for i, name in enumerate(TAPS):
-            x = stage(
+            x = Stage(
                 c.widths[i], c.depths[i], i > 0, c.layer_norm_eps, self.dtype, name=f"stage_{i}"
             )(x)
             maps[f"{name}/raw"] = x

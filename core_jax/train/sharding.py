@@ -38,7 +38,7 @@ def make_mesh(shape: Sequence[int] | str | None = None) -> Mesh:
     shape = (count, 1) if shape is None else tuple(shape)
     if len(shape) != 2 or shape[0] * shape[1] != count:
         raise ValueError(
-            f"mesh_shape {shape} does not fit {count} devices: expected (data, model) with "
+            f"mesh={shape} does not fit {count} devices: expected (data, model) with "
             f"data * model == {count}"
         )
     kinds = (AxisType.Auto,) * 2
@@ -71,15 +71,7 @@ def read_mesh(text: str, count: int) -> tuple[int, int]:
     Raises:
       ConfigError: another form or axis, or sizes that do not multiply to `count`.
     """
-    given = dict.fromkeys(AXES, 0)
-    for part in filter(None, text.replace(" ", "").split(",")):
-        name, colon, size = part.partition(":")
-        if name not in AXES or not colon or not re.fullmatch(r"-1|[1-9]\d*", size) or given[name]:
-            raise ConfigError(
-                f"mesh={text!r}: {part!r} is not data:SIZE or model:SIZE, each once, SIZE a number or -1 for all devices "
-                "that are left"
-            )
-        given[name] = int(size)
+    given = _named_sizes(text)
     data, model = given["data"] or (1 if given["model"] == -1 else -1), given["model"] or 1
     if data == -1 and model > 0 and count % model == 0:
         data = count // model
@@ -92,8 +84,29 @@ def read_mesh(text: str, count: int) -> tuple[int, int]:
     return data, model
 
 
+def _named_sizes(text: str) -> dict[str, int]:
+    given = dict.fromkeys(AXES, 0)
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, colon, size = part.partition(":")
+        if name not in AXES or not colon or not re.fullmatch(r"-1|[1-9]\d*", size) or given[name]:
+            raise ConfigError(
+                f"mesh={text!r}: {part!r} is not data:SIZE or model:SIZE, each once, SIZE a number or -1 for all devices "
+                "that are left"
+            )
+        given[name] = int(size)
+    if given["data"] == given["model"] == -1:
+        raise ConfigError(f"mesh={text!r}: expected sizes, at most one of them -1")
+    return given
+
+
 def where_it_fits(mesh: str | tuple[int, int]) -> str | tuple[int, int]:
-    """A mesh, or "" on a machine whose devices it does not fit: a run may be judged elsewhere than it was trained."""
+    """A mesh, or "" on a machine whose devices it does not fit: a run may be judged elsewhere than it was trained.
+
+    Raises:
+      ConfigError: text that is no mesh on any machine.
+    """
+    if isinstance(mesh, str):
+        _named_sizes(mesh)
     try:
         make_mesh(mesh)
     except ValueError:

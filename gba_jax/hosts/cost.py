@@ -67,12 +67,10 @@ class CostAggregation(nn.Module):
     Attributes:
       config: the sizes.
       dtype: of the activations; the cost, norms, softmax and sums run in float32.
-      remat: compute the aggregation layers again in the backward pass instead of keeping their activations.
     """
 
     config: CostConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -113,7 +111,7 @@ class CostAggregation(nn.Module):
         x = nn.Conv(c.width, (7, 7), dtype=self.dtype, name="embed")(cost)
         if c.form == "window":
             words = nn.Dense(c.guide, dtype=self.dtype, name="text_guide")(class_words(text))
-            decoder = WindowDecoder(c, self.dtype, self.remat, name="decoder")
+            decoder = WindowDecoder(c, self.dtype, name="decoder")
             logits = decoder(x, dense, guides, jax.nn.relu(words)[kept], real, train=train)
             auxiliary = ()
         else:

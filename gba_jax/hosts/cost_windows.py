@@ -177,12 +177,10 @@ class WindowDecoder(nn.Module):
     Attributes:
       config: the sizes.
       dtype: of the activations.
-      remat: compute the layers again in the backward pass.
     """
 
     config: CostConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -208,9 +206,9 @@ class WindowDecoder(nn.Module):
         c = self.config
         conv = lambda name, width: nn.Conv(width, (3, 3), dtype=self.dtype, name=name)
         picture = jax.nn.relu(conv("picture", c.guide)(dense.astype(self.dtype)))
-        layer = nn.remat(AggregationLayer) if self.remat else AggregationLayer
         for i in range(c.layers):
-            x = layer(c, 2 if train else 1, self.dtype, name=f"layer_{i}")(x, picture, words, real)
+            layer = AggregationLayer(c, 2 if train else 1, self.dtype, name=f"layer_{i}")
+            x = layer(x, picture, words, real)
         for i, (scale, guide) in enumerate(zip((2, 4), maps)):
             up = Upsample(c.lateral[i], scale, self.dtype, name=f"lateral_{i}")
             guide = jax.nn.relu(conv(f"guide_{i}", c.guides[i])(up(guide.astype(self.dtype))))

@@ -175,6 +175,35 @@ def test_a_batch_larger_than_the_towers_is_labelled_in_parts(dataset, whole, tmp
     )
 
 
+def test_regions_on_their_way_are_not_labelled_again(dataset, tmp_path):
+    teacher = Counted(stub.teacher())
+    growing = grow.open(wanted(dataset, tmp_path, teacher=teacher.tower), expected(dataset))
+    # The regions of three pictures over and over: 24, in batches of 16.
+    read = growing.reader(lambda number: {"row": np.full(8, number % 3), "region": np.arange(8)}, 9)
+    for number in range(9):
+        read(number)
+    assert (teacher.regions, teacher.passes) == (24, 2)
+    assert len(kept_pairs(tmp_path)) == 24
+
+
+def test_the_coming_steps_are_looked_at_from_the_present_one_and_not_to_the_end(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(grow, "STEPS_AHEAD", 4)
+    growing = grow.open(wanted(dataset, tmp_path), expected(dataset))
+    seen = []
+
+    def ids(number):
+        seen.append(number)
+        return {"row": np.array([number // 6]), "region": np.array([0])}
+
+    read = growing.reader(ids, 12)
+    for number in range(7):
+        read(number)
+    # 0 and 6 find nothing there: they look at four steps, themselves included.
+    assert seen == [0, *range(4), 1, 2, 3, 4, 5, 6, *range(6, 10)]
+
+
 def test_other_inputs_are_refused_with_every_difference(dataset, whole, tmp_path):
     before = stub.contents(whole)
     other = wanted(dataset, whole, teacher=stub.teacher(digest="another"), seed=3)
@@ -202,6 +231,10 @@ def test_a_picture_that_changes_stops_the_run(tmp_path):
         path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(label.PictureErrors, match=r"png has changed since"):
         take(stream(dataset, "grow", growing=growing), 1)
+    read = growing.reader(lambda number: {"row": np.array([number]), "region": np.array([0])}, 3)
+    for number in (0, 0, 1):
+        with pytest.raises(label.PictureErrors, match=r"00\d\.png has changed since"):
+            read(number)
     with pytest.raises(lookup.UnusableLookup, match="10 training pictures have changed"):
         grow.open(one, expected(dataset))
 

@@ -39,6 +39,15 @@ def test_pieces_and_text_computed_again_change_nothing(way, built):
     eight.same(first_step(built(**changes, accumulate=4, remat=True)), expected)
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("stored", marks=pytest.mark.slow),
+        pytest.param("pictures", marks=pytest.mark.slow),
+        "online",
+    ],
+    indirect=True,
+)
 def test_bfloat16_is_near_and_parameters_stay_float32(way, built):
     changes, ((value, _), _) = way
     with jax.numpy_dtype_promotion("standard"):  # flax promotes inside its norms

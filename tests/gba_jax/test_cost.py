@@ -58,10 +58,10 @@ def _text(rows, words, size, row_size=16):
 class Host:
     """A tiny host with random parameters (no zeros) and its inputs."""
 
-    def __init__(self, form, *, dtype=jnp.float32, remat=False, **changes):
+    def __init__(self, form, *, dtype=jnp.float32, **changes):
         rng = np.random.default_rng(0)
         config = CostConfig(form=form, **{**TINY, **changes})
-        self.module = cost.CostAggregation(config, dtype, remat)
+        self.module = cost.CostAggregation(config, dtype)
         normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
         self.rows = _unit(normal(sum(WORDS), WIDTH))
         self.text = _text(self.rows, WORDS, 6)
@@ -310,9 +310,8 @@ def test_rejected_classes_have_no_score_and_the_others_do():
     np.testing.assert_allclose(free().logits, shared("pyramid")().logits, atol=1e-5)
 
 
-def test_half_precision_and_remat_change_little_and_nothing():
+def test_half_precision_changes_little():
     expected = np.asarray(shared("window")().logits)
-    np.testing.assert_allclose(Host("window", remat=True)().logits, expected, atol=1e-5)
     got = np.asarray(Host("window", dtype=jnp.bfloat16)().logits)
     assert got.dtype == np.float32
     assert np.corrcoef(got[:, :5].ravel(), expected[:, :5].ravel())[0, 1] > 0.99

@@ -69,22 +69,39 @@ doctor_packages.declared = lambda: ["jax>=0.10"]
 doctor_checks.variables = lambda environment: ({}, [])
 doctor_checks.disk = functools.partial(doctor_checks.disk, least_bytes=0)
 doctor._devices = lambda joined: ({"total": 1}, [])
-flags.FLAGS(["launch.doctor", "--compile_cache=off", f"--workdir={sys.argv[1]}"])
+flags.FLAGS(["launch.doctor", "--compile_cache=off", f"--workdir={sys.argv[1]}", *sys.argv[2:]])
 sys.exit(doctor.main([]))
 """
 
 
-def test_warnings_are_shown_and_leave_the_status_alone(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", OUTDATED, str(tmp_path)],
+def outdated(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", OUTDATED, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_warnings_are_shown_and_leave_the_status_alone(tmp_path):
+    done = outdated(str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert [line.split(" ")[0] for line in done.stdout.splitlines()[-2:]] == ["WARNING", "nothing"]
+
+
+def test_one_of_many_that_has_not_joined_says_what_it_cannot_know(tmp_path):
+    names = ("JOB_ID", "STEP_NODELIST", "STEP_NUM_TASKS", "PROCID", "LOCALID", "NODEID")
+    step = dict(zip(names, ("7", "n[1-2]", "16", "3", "3", "0"), strict=True))
+    done = outdated(
+        str(tmp_path),
+        *("--config=configs/fdbpl_world.py", "--config.fit.mesh=data:4,model:4"),
+        **{f"SLURM_{name}": value for name, value in step.items()},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "number 3 of 16" in done.stdout
+    assert "config.fit.mesh and the batch size are not compared with the devices" in done.stdout
 
 
 def test_extras_say_what_they_are_for_and_what_they_lack():
@@ -212,6 +229,16 @@ def test_what_a_configuration_asks_for(tmp_path):
     assert checks.configuration(values, environment={}, **options) == [
         "config.recipe.batch_size=12 does not divide among 8 devices: expected a multiple of 8"
     ]
+
+
+def test_devices_that_are_not_known_are_not_judged():
+    """16 processes that have not joined, of which this one sees a single device."""
+    values = {"batch_size": 24, "fit": {"mesh": "data:4,model:4"}}
+    options = {"processes": 16, "environment": {}, "cached": lambda name: False}
+    wrong = "config.batch_size=24 does not divide among 16 processes: expected a multiple of 16"
+    assert checks.configuration(values, devices=None, **options) == [wrong]
+    values["batch_size"] = 32
+    assert checks.configuration(values, devices=16, **options) == []
 
 
 def test_sizes_read_well():

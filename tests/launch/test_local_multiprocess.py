@@ -137,6 +137,20 @@ def test_one_failure_stops_all(stub, capfd):
     assert "process 1 ended with status 3" in capfd.readouterr().err
 
 
+def test_those_before_one_that_cannot_be_started_are_stopped(stub, monkeypatch):
+    began, start = [], local_multiprocess._popen
+
+    def note(command):
+        began.append(start(command))
+        return began[-1]
+
+    monkeypatch.setattr(local_multiprocess, "_popen", note)
+    nowhere = local_multiprocess.Command(words=(str(stub / "nowhere"),), variables={})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run([*commands(words(stub, "save")), nowhere])
+    assert [process.returncode for process in began] == [-signal.SIGKILL] * 2
+
+
 def test_who_ignores_the_word_is_killed(stub, capfd):
     assert run(commands(words(stub, "deaf")), grace_s=0.3) == 3
     assert "processes [0] did not leave in time" in capfd.readouterr().err

@@ -17,8 +17,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 STEP = ["srun", "--ntasks-per-node=8"]
 REST = ["--gpu-bind=none", "--kill-on-bad-exit=0", "--wait=120"]
+JOB_ID = {"SLURM_JOB_ID": "17"}
 # 2 nodes x 8 GPUs, as SLURM describes them to the batch script.
-JOB = {"SLURM_JOB_ID": "17", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
+JOB = JOB_ID | {"SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
 
 
 @pytest.fixture
@@ -70,6 +71,19 @@ def test_cpus_and_the_users_own_words_are_handed_on(stubs):
     words = [*TRAIN, "--coordinator=n1:1234", *NASTY]
     assert submit(stubs, *words, **JOB, SLURM_CPUS_PER_TASK="12").returncode == 0
     assert stubs.calls() == [[*STEP, "--cpus-per-task=12", *REST, *words]]
+
+
+def test_a_dry_run_prints_what_a_shell_would_read_back(stubs):
+    words = [*TRAIN, *NASTY, "--mesh=data:-1,model:2"]
+    options = {"SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "12"}
+    dry = submit(stubs, *words, **options, DRY_RUN="1")
+    assert (dry.returncode, stubs.calls(), dry.stdout.count("\n")) == (0, [], 1)
+    assert submit(stubs, *words, **options, **JOB_ID, DRY_RUN="0").returncode == 0
+    subprocess.run(["bash", "-c", dry.stdout], env=environment(stubs), check=True)
+    made = [*STEP, "--cpus-per-task=12", *REST, *words, "--coordinator=auto"]
+    assert stubs.calls() == [made, made]
+    refused = submit(stubs, *words, **JOB | {"SLURM_NTASKS_PER_NODE": "3"}, DRY_RUN="1")
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 def test_a_preempted_job_is_queued_again_and_resumed(stubs):
@@ -152,3 +166,15 @@ def test_the_commands_of_the_page_are_those_that_run(stubs):
     made = [*STEP, "--cpus-per-task=12", *REST, *train, "--coordinator=auto"]
     assert stubs.calls()[-1] == made
     assert shlex.join(made) in page.splitlines()
+    dry = re.search(r"`(DRY_RUN=1 .* bash launch/slurm.sbatch) python", page)
+    assert dry is not None
+    line = f"{dry[1]} {shlex.join(train)}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env=environment(stubs),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{shlex.join(made)}\n"

@@ -106,8 +106,22 @@ def test_jax_takes_a_port_of_ones_own(monkeypatch):
     ("changes", "devices"),
     [
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, (1,)),
-        # --gpus-per-task=1: each task sees its own GPU alone.
-        ({"CUDA_VISIBLE_DEVICES": "5"}, (0,)),
+        # --gpus-per-task: each task sees its own GPUs alone, numbered from 0 where the others are out of reach.
+        ({"CUDA_VISIBLE_DEVICES": "5", "SLURM_GPUS_ON_NODE": "8"}, (0,)),
+        ({"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_PER_TASK": "a100:1"}, (0,)),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "16"}, (0, 1)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, (0, 1)),
+        # The same with --gpu-bind=none, as slurm.sbatch has it: each task sees all.
+        (
+            {
+                "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+                "SLURM_GPUS_ON_NODE": "4",
+                "SLURM_GPUS_PER_TASK": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "2(x8)",
+            },
+            (2, 3),
+        ),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, None),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "8,2"}, (2, 3)),
         # One task a node drives them all.
         (
@@ -123,6 +137,12 @@ def test_jax_takes_a_port_of_ones_own(monkeypatch):
 )
 def test_gpus_of_a_node_are_shared_out(changes, devices):
     assert clusters.slurm_devices({**STEP, **changes}) == devices
+
+
+@pytest.mark.parametrize("more", [{}, {"SLURM_GPUS_ON_NODE": "1"}])
+def test_tasks_do_not_share_a_gpu(more):
+    with pytest.raises(ConfigError, match=r"on this node and 1 GPUs: .*per-task"):
+        clusters.slurm_devices({**STEP, "CUDA_VISIBLE_DEVICES": "0", **more})
 
 
 def test_what_cannot_work_under_slurm_is_said_at_once():

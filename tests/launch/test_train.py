@@ -78,6 +78,22 @@ def test_what_cannot_be_done_is_said_in_one_line(file, tmp_path, arguments, mess
     assert not (tmp_path / "run").exists()
 
 
+def test_the_mesh_needs_no_line_in_the_configuration():
+    code = """
+import ml_collections
+from launch import train
+for values in ({}, {"fit": {"save_every": 2}}, {"fit": {"mesh": "data:-1"}}):
+    before = ml_collections.ConfigDict(values).lock()
+    made = train._with_mesh(before, "data:1")
+    assert made.to_dict()["fit"] == {**values.get("fit", {}), "mesh": "data:1"}
+    assert made.is_locked and made.fit.is_locked
+    assert before.to_dict() == values
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_trace_belongs_to_a_start_and_not_to_the_run(base, tmp_path):
     config = config_lib.override(base, {"method": "coop"})
     with pytest.raises(ValueError, match="profile=3:9: the run has 4 steps"):

@@ -61,7 +61,7 @@ def test_every_problem_of_the_rules_is_in_the_one_message():
 
 
 def test_a_mesh_that_does_not_fit_the_devices():
-    with pytest.raises(ValueError, match=r"mesh_shape \(3, 5\) does not fit"):
+    with pytest.raises(ValueError, match=r"mesh=\(3, 5\) does not fit"):
         sharding.make_mesh((3, 5))
 
 
@@ -125,6 +125,12 @@ def test_a_mesh_of_other_devices_gives_way_where_a_run_is_judged():
     assert sharding.where_it_fits("data:4,model:-1") in ("", "data:4,model:-1")
     assert sharding.where_it_fits("data:-1,model:1") == "data:-1,model:1"
     assert sharding.where_it_fits("data:977,model:1") == ""
+
+
+@pytest.mark.parametrize("text", ["data:-1,modle:2", "data:-1,model:-1"])
+def test_a_text_that_is_a_mesh_nowhere_is_refused_where_a_run_is_judged(text):
+    with pytest.raises(ConfigError, match=f"mesh='{text}'"):
+        sharding.where_it_fits(text)
 
 
 EIGHT = """
