@@ -68,8 +68,7 @@ def _with_mesh(given: ml_collections.ConfigDict, mesh: str) -> ml_collections.Co
     """The configuration with `config.fit.mesh`, whether or not its file has a line for it."""
     given = copy.deepcopy(given)
     with given.unlocked():
-        given.fit = given.get("fit", ml_collections.ConfigDict())
-        given.fit.mesh = given.fit.get("mesh", "")
+        given.update({"fit": {"mesh": ""}})
     return config.override(given, {"fit.mesh": mesh})
 
 

@@ -1,6 +1,7 @@
 """A comparison of three methods with a tiny random pair: made once, looked at by many tests."""
 
 import dataclasses
+import os
 
 import ml_collections
 import pytest
@@ -11,6 +12,14 @@ from launch import compare
 from tests.fdbpl_jax.conftest import CLASSES, save_tiny
 
 METHODS = ("zeroshot", "coop", "fdbpl")
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """The tests may themselves run in a job."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "JAX_COORDINATOR")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
