@@ -1,8 +1,8 @@
 """The losses of FDBPL (arXiv 2505.18053) and of the methods it is measured against.
 
 Region-aware dual prompts (RADP), prompt-cascaded differences (PCD), and the Kullback-Leibler divergences to a teacher
-whose labels were truncated to their k largest classes. KDPL (arXiv 2407.03056), CoOp (2109.01134) and KgCoOp (2303.13283)
-use the same parts. The formulas of RADP and PCD are this project's own reading of the method, written out in full in each
+whose labels were truncated to their k largest classes. KDPL (arXiv 2407.03056) and CoOp (2109.01134) use the same parts;
+what holds prompts near the frozen model is in `regularisers`. The formulas of RADP and PCD are this project's own reading of the method, written out in full in each
 docstring.
 
 Shapes: B regions, C classes, K stored classes, D embedding width. Every term returns (sum, count), so that padded and
@@ -330,11 +330,3 @@ def coop(logits: Float[Array, "B C"], label: Int[Array, "B"], mask: Float[Array,
     """Cross-entropy with the hard labels: CoOp (arXiv 2109.01134)."""
     entropy = optax.losses.softmax_cross_entropy_with_integer_labels(_full(logits), label)
     return _masked(entropy, _full(mask))
-
-
-def kgcoop(learned: Float[Array, "C D"], template: Float[Array, "C D"]) -> Pair:
-    """KgCoOp's regulariser (arXiv 2303.13283): 1 - cos between learned and template text features, over classes."""
-    cosine = optax.losses.cosine_similarity(
-        _full(learned), _full(template), epsilon=_SMALLEST_SQUARE
-    )
-    return jnp.sum(1.0 - cosine), jnp.asarray(float(cosine.shape[0]), cosine.dtype)

@@ -21,7 +21,7 @@ from core_jax import clip
 from core_jax.train import Aux, Params, Task, memory
 from core_jax.train.sharding import over_model
 from fdbpl_jax import config as configs
-from fdbpl_jax import data, evaluate, losses, prompts, text
+from fdbpl_jax import data, evaluate, losses, prompts, regularisers, text
 from fdbpl_jax.inputs import Inputs, open_inputs
 
 SIGNS = ("positive", "negative")
@@ -144,7 +144,7 @@ def loss(
         metrics = {"loss_ce": losses.coop(logits[0], batch["label"], mask)}
         value, classes = losses.mean(metrics["loss_ce"]), batch["label"]
         if config.method == "kgcoop":
-            metrics["loss_kg"] = losses.kgcoop(features[0], frozen["template"])
+            metrics["loss_kg"] = regularisers.kgcoop(features[0], frozen["template"])
             value = value + config.loss.kgcoop_weight * losses.mean(metrics["loss_kg"])
     metrics["accuracy"] = _hits(logits[0], batch["label"], mask)
     for sign, row in zip(SIGNS, cosines, strict=False):
