@@ -2,8 +2,8 @@
 
 Region-aware dual prompts (RADP), prompt-cascaded differences (PCD), and the Kullback-Leibler divergences to a teacher
 whose labels were truncated to their k largest classes. KDPL (arXiv 2407.03056) and CoOp (2109.01134) use the same parts;
-what holds prompts near the frozen model is in `regularisers`. The formulas of RADP and PCD are this project's own reading of the method, written out in full in each
-docstring.
+what holds prompts near the frozen model is in `regularisers`. The formulas of RADP and PCD are this project's own reading
+of the method, written out in full in each docstring.
 
 Shapes: B regions, C classes, K stored classes, D embedding width. Every term returns (sum, count), so that padded and
 accumulated batches stay exact; `mean` divides at the very end. Everything is computed in float32 on `log_softmax`.
