@@ -1,8 +1,10 @@
-"""The prompt learner: context vectors, and where they stand in each class's sentence.
+"""The text prompts: context vectors, and where they stand in each class's sentence.
 
 A prompt is "[SOS] V name . [EOT]" with M learned vectors V in place of words (CoOp, arXiv 2109.01134); FDBPL
-(arXiv 2505.18053) learns a positive and a negative V. The layout of all C sentences is static NumPy, made once; the
-context is the only array that training touches. Shapes: C classes, L tokens, M context vectors, d token width.
+(arXiv 2505.18053) learns a positive and a negative V. Deep prompts (MaPLe, arXiv 2210.03117) are further vectors, which
+take the place of V's states at the entrance of the blocks behind the first. The layout of all C sentences is static NumPy,
+made once; training touches the vectors alone. Shapes: C classes, L tokens, M context vectors, J blocks with vectors of
+their own, d token width.
 """
 
 import dataclasses
@@ -16,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from core_jax import clip
 
 POSITIONS = ("end", "middle", "front")
-# CoOp's standard deviation for context that starts from no words.
-_STD = 0.02
+# Of all learned vectors that start from no words, in CoOp's code and in MaPLe's.
+STD = 0.02
 
 
 class PromptError(ValueError):
@@ -31,15 +33,21 @@ class PromptConfig:
     Attributes:
       context: M, number of context vectors.
       context_init, negative_init: words whose token embeddings start the positive and the negative context, M tokens
-        each; empty for normal noise.
+        each; empty for normal noise. Underscores stand for spaces.
+      words: fixed words directly in front of the class name. MaPLe learns the first 2 tokens of "a photo of a" alone:
+        context=2, context_init="a photo", words="of a".
+      depth: J, the number of blocks with vectors of their own: 1 for the context alone; above, deep prompts that start
+        from noise.
       class_token_position: "end" (V name .), "middle" (half of V, name, other half, .) or "front" (name V .).
-      class_specific: one context per class instead of one for all.
+      class_specific: one context per class instead of one for all; deep prompts are shared all the same.
       text_mode: "auto", or one of text.MODES to force it.
     """
 
     context: int = 4
     context_init: str = "a photo of a"
     negative_init: str = "a photo of no"
+    words: str = ""
+    depth: int = 1
     class_token_position: str = "end"
     class_specific: bool = False
     text_mode: str = "auto"
@@ -53,7 +61,7 @@ class Layout:
       ids: token ids; the start token's id where a context vector stands.
       slots: which context vector stands here, -1 for a token.
       end: position of the first end token.
-      front: tokens that all sentences share, [SOS] + V, or 0 where the context does not stand in front.
+      front: tokens that all sentences share, [SOS] + V + fixed words, or 0 where the context does not stand in front.
     """
 
     ids: Int[np.ndarray, "C L"]
@@ -72,6 +80,7 @@ def layout(
     tokenizer: clip.Tokenizer,
     *,
     context: int,
+    words: str = "",
     position: str = "end",
     context_length: int = 77,
 ) -> Layout:
@@ -80,32 +89,32 @@ def layout(
     Args:
       names: C class names.
       tokenizer: of the student.
-      context: M.
+      context: M; 0 for sentences in which nothing is learned.
+      words: fixed words in front of every class name.
       position: "end", "middle" or "front".
       context_length: longest sentence the text tower takes.
 
     Returns:
-      Layout; with "end", the ids behind the context are those of "name." tokenised by itself, which are the full
-      sentence's.
+      Layout. The ids are those of "words name." tokenised by itself, which are the full sentence's: a space always
+      separates tokens. "middle" and "front" cut them behind the name as CoOp's code does, after as many tokens as
+      "words name" has by itself; a full stop that merges with the name's last sign therefore stays at the name.
 
     Raises:
       PromptError: sentences over the context length, all of them named with their lengths.
     """
+    if position not in POSITIONS:
+        raise PromptError(
+            f"prompt.class_token_position is {position!r}: expected one of {POSITIONS}"
+        )
     slots = [(0, slot) for slot in range(context)]
-    stop = _tokens(tokenizer, ".")
+    # How many context vectors stand before the name.
+    before = {"end": context, "middle": context // 2, "front": 0}[position]
+    fixed = plain(words)
     rows = []
-    for name in map(plain, names):
-        if position == "end":
-            body = [*slots, *_tokens(tokenizer, f"{name}.")]
-        elif position == "middle":
-            half = context // 2
-            body = [*slots[:half], *_tokens(tokenizer, name), *slots[half:], *stop]
-        elif position == "front":
-            body = [*_tokens(tokenizer, name), *slots, *stop]
-        else:
-            raise PromptError(
-                f"prompt.class_token_position is {position!r}: expected one of {POSITIONS}"
-            )
+    for name in names:
+        phrase = plain(f"{fixed} {name}")
+        tokens, cut = _tokens(tokenizer, f"{phrase}."), len(tokenizer.encode(phrase))
+        body = [*slots[:before], *tokens[:cut], *slots[before:], *tokens[cut:]]
         rows.append([(tokenizer.start, -1), *body, (tokenizer.eos, -1)])
     long = [
         f"{name!r} ({len(row)})"
@@ -122,7 +131,8 @@ def layout(
     for row, tokens in zip(table, rows, strict=True):
         row[: len(tokens)] = tokens
     end = np.array([len(row) - 1 for row in rows], np.int32)
-    return Layout(table[..., 0], table[..., 1], end, 1 + context if position == "end" else 0)
+    front = 1 + context + len(tokenizer.encode(fixed)) if position == "end" else 0
+    return Layout(table[..., 0], table[..., 1], end, front)
 
 
 def _tokens(tokenizer: clip.Tokenizer, text: str) -> list[tuple[int, int]]:
@@ -144,10 +154,10 @@ def init_context(
     Raises:
       PromptError: words that are not M tokens; all problems in one message.
     """
-    words = {"positive": config.context_init}
+    words = {"positive": plain(config.context_init)}
     if dual:
-        words["negative"] = config.negative_init
-    ids = {sign: student.tokenizer.encode(text) for sign, text in words.items() if text.strip()}
+        words["negative"] = plain(config.negative_init)
+    ids = {sign: student.tokenizer.encode(text) for sign, text in words.items() if text}
     names = {"positive": "prompt.context_init", "negative": "prompt.negative_init"}
     problems = [
         f"{names[sign]}={words[sign]!r} has {len(tokens)} tokens"
@@ -169,9 +179,40 @@ def init_context(
             )
             start = jnp.broadcast_to(start, (*lead, *start.shape))
         else:
-            start = _STD * jax.random.normal(sign_key, (*lead, config.context, width))
+            start = STD * jax.random.normal(sign_key, (*lead, config.context, width))
         context[sign] = start.astype(jnp.float32)
     return context
+
+
+def init_deep(
+    config: PromptConfig, student: clip.Clip, *, dual: bool, key: Array
+) -> dict[str, Float[Array, "J-1 M d"]]:
+    """The trainable deep prompts: {"positive"} or {"positive", "negative"}, float32; {} at depth 1.
+
+    Args:
+      config: J and M.
+      student: its text tower says how wide they are, and how many blocks there are.
+      dual: also make the negative ones.
+      key: for noise, N(0, 0.02^2); each sign takes its own.
+
+    Raises:
+      PromptError: a depth below 1 or above the number of blocks.
+    """
+    blocks, width = student.config.text.layers, student.config.text.width
+    if not 1 <= config.depth <= blocks:
+        raise PromptError(
+            f"prompt.depth is {config.depth}: expected 1 (the context alone) to {blocks}, the blocks of the student's "
+            "text tower"
+        )
+    if config.depth == 1:
+        return {}
+    signs = ("positive", "negative") if dual else ("positive",)
+    shape = (config.depth - 1, config.context, width)
+    keys = jax.random.split(key, len(signs))
+    return {
+        sign: STD * jax.random.normal(one, shape, jnp.float32)
+        for sign, one in zip(signs, keys, strict=True)
+    }
 
 
 def nearest_words(

@@ -1,12 +1,16 @@
 """Class features: the learned prompts through the frozen text tower, as cheaply as causality allows.
 
 Three ways, equal in value and gradient:
-- "prefix": the context is shared and stands in front, so [SOS] + context runs once per prompt set and each class runs
-  only its own suffix, in at most three buckets of similar length;
+- "prefix": the context is shared and stands in front, so [SOS] + context + fixed words run once per prompt set and each
+  class runs only its own suffix, in at most three buckets of similar length;
 - "trimmed": all tokens per class, cut to the longest prompt;
 - "full": all positions the tower has. Only for comparison.
 
-Shapes: S prompt sets (positive, negative), C classes, L tokens, P prefix tokens, M context vectors, D embedding width.
+Deep prompts (MaPLe, arXiv 2210.03117) replace the states of the context at the entrance of further blocks. They are the
+same for every class, so under a shared prefix they live in the prefix alone.
+
+Shapes: S prompt sets (positive, negative), C classes, L tokens, P prefix tokens, M context vectors, J blocks with vectors
+of their own, D embedding width.
 """
 
 import dataclasses
@@ -56,6 +60,7 @@ class Plan:
       mode: one of MODES.
       buckets: together they hold every class once.
       start: id of the start token, the first of the prefix.
+      words: ids of the fixed words behind the context, the last of the prefix; empty in other modes than "prefix".
       order: position of class c in the concatenated buckets.
       max_tokens: suffix tokens per device beyond which classes are processed in chunks.
     """
@@ -63,6 +68,7 @@ class Plan:
     mode: str
     buckets: tuple[Bucket, ...]
     start: int
+    words: tuple[int, ...]
     order: Int[np.ndarray, "C"]
     max_tokens: int = MAX_TOKENS
 
@@ -145,7 +151,7 @@ def plan(
         ids, slots = (np.pad(a, extra, mode="edge") for a in (layout.ids, layout.slots))
         order = np.arange(count, dtype=np.int32)
         buckets = (Bucket(order, ids, slots, layout.end),)
-        return Plan(mode, buckets, int(layout.ids[0, 0]), order, max_tokens)
+        return Plan(mode, buckets, int(layout.ids[0, 0]), (), order, max_tokens)
     end = layout.end - layout.front
     buckets, low = [], 0
     for size in split_lengths(end + 1):
@@ -155,7 +161,9 @@ def plan(
         buckets.append(Bucket(rows, ids, slots, end[rows]))
         low = size
     order = np.argsort(np.concatenate([bucket.rows for bucket in buckets])).astype(np.int32)
-    return Plan(mode, tuple(buckets), int(layout.ids[0, 0]), order, max_tokens)
+    start, *shared_ids = layout.ids[0, : layout.front].tolist()
+    words = [one for one, slot in zip(shared_ids, layout.slots[0, 1 : layout.front]) if slot < 0]
+    return Plan(mode, tuple(buckets), start, tuple(words), order, max_tokens)
 
 
 def class_features(
@@ -164,6 +172,7 @@ def class_features(
     plan: Plan,
     context: Float[Array, "S M d"] | Float[Array, "S C M d"],
     dtype: Any = jnp.float32,
+    deep: Float[Array, "S J-1 M d"] | None = None,
 ) -> Float[Array, "S C D"]:
     """Unit-norm text features of every class under every context, in class order.
 
@@ -176,13 +185,18 @@ def class_features(
       plan: from `plan`.
       context: one set of vectors per prompt set, shared or per class.
       dtype: what the tower computes in.
+      deep: vectors that replace those of the context at the entrance of blocks 1 to J - 1, the same for every class.
 
     Returns:
       float32 features.
+
+    Raises:
+      ValueError: deep prompts of another shape, or for more blocks than the tower has.
     """
+    _check_deep(config, context, deep)
     mesh = _mesh(params)
     devices = 1 if mesh is None else mesh.size
-    encode = _encoder(params, config, plan, context, dtype, mesh)
+    encode = _encoder(params, config, plan, context, deep, dtype, mesh)
     parts = []
     for bucket in plan.buckets:
         inputs: dict[str, Any] = {"ids": bucket.ids, "slots": bucket.slots, "end": bucket.end}
@@ -198,11 +212,42 @@ def class_features(
     return clip.unit(features.astype(jnp.float32))
 
 
+def _check_deep(config: clip.ClipConfig, context: Array, deep: Array | None) -> None:
+    if deep is None:
+        return
+    sets, vectors, width = context.shape[0], context.shape[-2], context.shape[-1]
+    if deep.ndim != 4 or (deep.shape[0], *deep.shape[2:]) != (sets, vectors, width):
+        raise ValueError(
+            f"deep prompts have shape {deep.shape}, but this context needs ({sets}, J - 1, {vectors}, {width})"
+        )
+    if deep.shape[1] > config.text.layers - 1:
+        raise ValueError(
+            f"deep prompts for {deep.shape[1]} blocks behind the first, but this text tower has "
+            f"{config.text.layers - 1}: set prompt.depth to {config.text.layers} at most"
+        )
+
+
+def _deeper(
+    deep: Array | None, dtype: Any, put: Callable[[Array, Array], Array]
+) -> Callable[[str, Array], Array]:
+    """The tap that calls put(vectors (S, M, d), states) behind every block whose successor has vectors of its own."""
+    count = 0 if deep is None else deep.shape[1]
+    vectors = {f"block_{i}": i for i in range(count)}
+
+    def tap(name: str, x: Array) -> Array:
+        if deep is None or name not in vectors:
+            return x
+        return put(deep[:, vectors[name]].astype(dtype), x)
+
+    return tap
+
+
 def _encoder(
     params: dict,
     config: clip.ClipConfig,
     plan: Plan,
     context: Array,
+    deep: Array | None,
     dtype: Any,
     mesh: AbstractMesh | None,
 ) -> Callable[[dict[str, Array]], Array]:
@@ -211,9 +256,13 @@ def _encoder(
     classes = PartitionSpec(_CLASS_AXES)
 
     if plan.mode == "prefix":
-        start = clip.embed_tokens(params, config, jnp.full((sets, 1), plan.start, jnp.int32))
-        prefix = jnp.concatenate([start.astype(dtype), context.astype(dtype)], axis=1)
-        past = clip.encode_prefix(params, config, prefix)
+        ids = jnp.asarray([[plan.start, *plan.words]] * sets, jnp.int32)
+        fixed = clip.embed_tokens(params, config, ids).astype(dtype)
+        place = lambda vectors, x, rest: jnp.concatenate([x[:, :1], vectors, x[:, rest:]], axis=1)
+        prefix = place(context.astype(dtype), fixed, 1)
+        behind = 1 + context.shape[1]
+        tap = _deeper(deep, dtype, lambda vectors, x: place(vectors, x, behind))
+        past = clip.encode_prefix(params, config, prefix, tap=tap)
 
         def encode(part: dict[str, Array]) -> Array:
             suffix = clip.embed_tokens(params, config, part["ids"]).astype(dtype)
@@ -225,17 +274,24 @@ def _encoder(
     def encode(part: dict[str, Array]) -> Array:
         ids, slots = part["ids"], part["slots"]
         words = clip.embed_tokens(params, config, ids).astype(dtype)
-        where = jnp.maximum(slots, 0)
+        where, learned = jnp.maximum(slots, 0), (slots >= 0)[None, :, :, None]
         if "context" in part:
             own = jnp.moveaxis(part["context"], 1, 0).astype(dtype)
             vectors = jnp.take_along_axis(own, where[None, :, :, None], axis=2)
         else:
             vectors = jnp.take(context.astype(dtype), where, axis=1)
-        embedded = jnp.where((slots >= 0)[None, :, :, None], vectors, words[None])
+        embedded = jnp.where(learned, vectors, words[None])
         # Classes before sets: merged that way, the axis stays cut over the devices.
         embedded = _placed(jnp.moveaxis(embedded, 0, 1), mesh, classes)
         embedded = embedded.reshape(-1, *embedded.shape[2:])
-        features = clip.encode_embedded(params, config, embedded, jnp.repeat(part["end"], sets))
+
+        def put(vectors: Array, x: Array) -> Array:
+            rows = jnp.moveaxis(jnp.take(vectors, where, axis=1), 0, 1)
+            return jnp.where(learned[0, :, None], rows, x.reshape(rows.shape)).reshape(x.shape)
+
+        end = jnp.repeat(part["end"], sets)
+        tap = _deeper(deep, dtype, put)
+        features = clip.encode_embedded(params, config, embedded, end, tap=tap)
         return jnp.moveaxis(features.reshape(-1, sets, features.shape[-1]), 1, 0)
 
     return encode

@@ -1,7 +1,8 @@
 """CLIP's two towers in Flax linen, and the pure functions that apply them (arXiv 2103.00020).
 
 Parameters are nested dicts `{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens,
-N patches, D embedding width, d text token width, P prefix tokens, S prompt sets. Features come back unnormalised.
+N patches, M learned tokens, D embedding width, d text token width, P prefix tokens, S prompt sets. Features come back
+unnormalised.
 Activations follow the dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
 """
 
@@ -30,16 +31,19 @@ class VisionTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels, keep=None, tap=untouched):
-        """Returns (features, the tokens that leave every block, after `tap`); `keep` (B, K): see `enter`."""
+    def __call__(self, pixels, keep=None, tap=untouched, prompts=None):
+        """Returns (features, the tokens that leave every block, after `tap`); `keep`, `prompts`: see `enter`."""
         c = self.config
-        x, taps = self.through(self.enter(pixels, keep), c.layers, tap)
+        x, taps = self.through(self.enter(pixels, keep, prompts), c.layers, tap)
         pooled = norm("post_norm", c.layer_norm_eps, self.dtype)(x[:, 0])
         return projection(self.projection_dim, self.dtype)(pooled), taps
 
     @nn.nowrap
-    def enter(self, pixels, keep=None):
-        """The tokens that enter the first block, class token first; `keep` (B, K) drops all other patches."""
+    def enter(self, pixels, keep=None, prompts=None):
+        """The tokens that enter the first block: class token, patches, prompts.
+
+        `keep` (B, K) drops all other patches; `prompts` (M, width) have no positions.
+        """
         c = self.config
         patch = (c.patch_size, c.patch_size)
         x = nn.Conv(c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch")(
@@ -57,7 +61,11 @@ class VisionTower(nn.Module):
         first = jnp.broadcast_to(
             (first.astype(self.dtype) + position[0])[None, None], (x.shape[0], 1, c.width)
         )
-        x = jnp.concatenate([first, x], axis=1)
+        tokens = [first, x]
+        if prompts is not None:
+            learned = prompts.astype(self.dtype)[None]
+            tokens.append(jnp.broadcast_to(learned, (x.shape[0], *prompts.shape)))
+        x = jnp.concatenate(tokens, axis=1)
         return norm("pre_norm", c.layer_norm_eps, self.dtype)(x)
 
     @nn.nowrap
@@ -79,10 +87,11 @@ class TextTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, embedded, end, past=()):
+    def __call__(self, embedded, end, past=(), tap=untouched):
         """Returns (features, the (key, value) of every block); `past` is that of a prefix, for `embedded` behind it.
 
-        Without a past, embedded (C, L, d) gives (C, D); behind a past of S prefixes it gives (S, C, D).
+        Without a past, embedded (C, L, d) gives (C, D); behind a past of S prefixes it gives (S, C, D). `tap` is called
+        on what leaves every block.
         """
         c = self.config
         self.param("token_embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width))
@@ -97,6 +106,7 @@ class TextTower(nn.Module):
         for i in range(c.layers):
             block = make_block(c, i, causal=True, dtype=self.dtype)
             x, cache = block(x, past[i] if past else None)
+            x = tap(f"block_{i}", x)
             caches.append(cache)
         rows = jnp.arange(x.shape[-3])
         x = norm("final_norm", c.layer_norm_eps, self.dtype)(x[..., rows, end, :])
@@ -125,6 +135,7 @@ def encode_image(
     taps: Literal[False] = False,
     keep: Int[Array, "B K"] | None = None,
     tap: Tap = untouched,
+    prompts: Float[Array, "M width"] | None = None,
 ) -> Float[Array, "B D"]: ...
 
 
@@ -137,7 +148,8 @@ def encode_image(
     taps: Literal[True],
     keep: Int[Array, "B K"] | None = None,
     tap: Tap = untouched,
-) -> tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]: ...
+    prompts: Float[Array, "M width"] | None = None,
+) -> tuple[Float[Array, "B D"], list[Float[Array, "B L width"]]]: ...
 
 
 def encode_image(
@@ -148,24 +160,31 @@ def encode_image(
     taps: bool = False,
     keep: Int[Array, "B K"] | None = None,
     tap: Tap = untouched,
-) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B 1+N width"]]]:
+    prompts: Float[Array, "M width"] | None = None,
+) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B L width"]]]:
     """Image features, unnormalised.
 
     Args:
       params: as `init` or `load` give them.
       config: the model; `pixels` must have its image size.
       pixels: normalised (`normalise`), float32 or bfloat16.
-      taps: also return the tokens that leave every block, class token first.
+      taps: also return the tokens that leave every block: class token, patches, prompts.
       keep: the patches (row-major numbers) that the tower is to see; the others are dropped before the first block,
         which makes training cheaper (FLIP, arXiv 2212.00794). All by default.
       tap: called with "block_0", ... and the tokens that leave the block; the tower continues with what it returns.
+      prompts: learned tokens that every picture gets behind its patches, without positions, before the first norm
+        (visual prompt tuning, arXiv 2203.12119). `tap` may replace the last M tokens for the next block.
 
     Raises:
-      ValueError: pixels of another size than `config.vision.image_size`.
+      ValueError: pixels of another size than `config.vision.image_size`, or prompts of another width than the tower's.
     """
     check_pixels(config, pixels.shape)
+    if prompts is not None and (prompts.ndim != 2 or prompts.shape[1] != config.vision.width):
+        raise ValueError(
+            f"prompts have shape {prompts.shape}, but this image tower takes (M, {config.vision.width})"
+        )
     tower = _vision(config, pixels.dtype)
-    features, tokens = _apply(tower, params["vision"], pixels, keep, tap)
+    features, tokens = _apply(tower, params["vision"], pixels, keep, tap, prompts)
     return (features, tokens) if taps else features
 
 
@@ -191,27 +210,37 @@ def embed_tokens(params: dict, config: ClipConfig, ids: Int[Array, "..."]) -> Fl
 
 
 def encode_embedded(
-    params: dict, config: ClipConfig, embedded: Float[Array, "C L d"], end: Int[Array, "C"]
+    params: dict,
+    config: ClipConfig,
+    embedded: Float[Array, "C L d"],
+    end: Int[Array, "C"],
+    *,
+    tap: Tap = untouched,
 ) -> Float[Array, "C D"]:
-    """Text features of token embeddings that stand at positions 0 to L - 1.
+    """Text features of token embeddings that stand at positions 0 to L - 1, read at `end`.
 
-    Causality makes everything behind `end` irrelevant: cutting L down to the longest sentence is exact.
+    Causality makes everything behind `end` irrelevant: cutting L down to the longest sentence is exact. `tap` is called
+    with "block_0", ... and the tokens (C, L, d) that leave the block; the tower continues with what it returns.
 
     Raises:
       ValueError: L exceeds the context length.
     """
     _check_length(config, embedded.shape[1])
     tower = _text(config, embedded.dtype)
-    return _apply(tower, params["text"], embedded, end)[0]
+    return _apply(tower, params["text"], embedded, end, (), tap)[0]
 
 
-def encode_prefix(params: dict, config: ClipConfig, prefix: Float[Array, "S P d"]) -> Past:
+def encode_prefix(
+    params: dict, config: ClipConfig, prefix: Float[Array, "S P d"], *, tap: Tap = untouched
+) -> Past:
     """What sentences that begin with the same tokens need to know of them: keys and values, (S, P, heads, d / heads).
 
     Args:
       params: as `init` or `load` give them.
       config: the model.
       prefix: embeddings at positions 0 to P - 1, start token included, one row per prompt set.
+      tap: as for `encode_embedded`, on the tokens (S, P, d) of the prefix. What it puts in their place is all that the
+        sentences behind the prefix see of them, so `encode_with_prefix` takes none.
 
     Returns:
       The (key, value) of every block.
@@ -221,7 +250,8 @@ def encode_prefix(params: dict, config: ClipConfig, prefix: Float[Array, "S P d"
     """
     _check_length(config, prefix.shape[1])
     tower = _text(config, prefix.dtype)
-    return _apply(tower, params["text"], prefix, jnp.zeros(prefix.shape[0], jnp.int32))[1]
+    end = jnp.zeros(prefix.shape[0], jnp.int32)
+    return _apply(tower, params["text"], prefix, end, (), tap)[1]
 
 
 def encode_with_prefix(
