@@ -22,7 +22,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -32,7 +32,19 @@ from launch import runs, several, start
 from launch.comparisons import base as comparisons
 from launch.comparisons.fdbpl import ABLATION, VARIANTS
 
-__all__ = ["ABLATION", "VARIANTS", "Arm", "arms", "compare", "own_variants", "read_numbers", "run"]
+__all__ = [
+    "ABLATION",
+    "VARIANTS",
+    "Arm",
+    "Job",
+    "arms",
+    "compare",
+    "jobs",
+    "make",
+    "own_variants",
+    "read_numbers",
+    "run",
+]
 
 Path = pathlib.Path
 
@@ -48,6 +60,16 @@ class Arm:
     def variant(self) -> str | None:
         """The label where the results' own method does not say it."""
         return self.label if "+" in self.label else None
+
+
+class Job(NamedTuple):
+    """One run of a comparison: its row, seed, name, configuration and work directory."""
+
+    arm: Arm
+    seed: int
+    title: str
+    config: ml_collections.ConfigDict
+    folder: Path
 
 
 def main(argv: list[str]) -> None:
@@ -197,26 +219,7 @@ def compare(
     from launch import report
 
     began, workdir = time.perf_counter(), Path(workdir)
-    comparison = comparisons.named(base.task)
-    places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
-    common = {seed: comparison.changes(base, seed=seed, **places) for seed in seeds}
-    todo = []
-    for arm in chosen:
-        for seed in seeds:
-            config = config_lib.override(base, {**common[seed], **arm.changes})
-            for place, change in fold_changes(config, folds).items():
-                todo.append((arm, seed, place, config_lib.override(config, change)))
-    comparison.prepare([config for *_, config in todo])
-    if together:
-        changes = {**common[seeds[0]], "seeds": tuple(seeds)}
-        for arm in chosen:
-            train_together(
-                config_lib.override(base, {**changes, **arm.changes}), workdir / arm.label
-            )
-    for number, (arm, seed, place, config) in enumerate(todo, 1):
-        fold = place.replace("fold", ", fold ")
-        title = f"[{number}/{len(todo)}] {arm.label}, seed {seed}{fold}"
-        run(config, workdir / arm.label / f"seed{seed}" / place, arm.variant, title)
+    make(base, workdir, chosen, seeds=seeds, folds=folds, lookup=lookup, together=together)
     labels = [arm.label for arm in chosen]
     folders = [workdir / arm.label for arm in chosen]
     print()
@@ -228,6 +231,75 @@ def compare(
     return path
 
 
+def jobs(
+    base: ml_collections.ConfigDict,
+    workdir: str | Path,
+    chosen: Sequence[Arm],
+    *,
+    seeds: Sequence[int],
+    folds: Sequence[str] = (),
+    lookup: str | Path | None = None,
+) -> list[Job]:
+    """The runs of a comparison, in the order in which they are made; nothing is read or written.
+
+    Args: as of `compare`.
+
+    Raises:
+      ConfigError: configurations that cannot be used.
+    """
+    workdir, comparison = Path(workdir), comparisons.named(base.task)
+    places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
+    found = []
+    for arm in chosen:
+        for seed in seeds:
+            changes = {**comparison.changes(base, seed=seed, **places), **arm.changes}
+            config = config_lib.override(base, changes)
+            for place, change in fold_changes(config, folds).items():
+                own = config_lib.override(config, change)
+                folder = workdir / arm.label / f"seed{seed}" / place
+                fold = place.replace("fold", ", fold ")
+                found.append(Job(arm, seed, f"{arm.label}, seed {seed}{fold}", own, folder))
+    return found
+
+
+def make(
+    base: ml_collections.ConfigDict,
+    workdir: str | Path,
+    chosen: Sequence[Arm],
+    *,
+    seeds: Sequence[int],
+    folds: Sequence[str] = (),
+    lookup: str | Path | None = None,
+    together: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """Train and evaluate the runs of a comparison, those that are not there yet.
+
+    Args: as of `compare`, and
+      extra: fields to add to every result line.
+
+    Returns:
+      The runs.
+
+    Raises:
+      ValueError: inputs or configurations that cannot be used; finished runs stay.
+    """
+    workdir, comparison = Path(workdir), comparisons.named(base.task)
+    todo = jobs(base, workdir, chosen, seeds=seeds, folds=folds, lookup=lookup)
+    comparison.prepare([job.config for job in todo])
+    if together:
+        places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
+        common = comparison.changes(base, seed=seeds[0], **places) | {"seeds": tuple(seeds)}
+        for arm in chosen:
+            train_together(
+                config_lib.override(base, {**common, **arm.changes}), workdir / arm.label
+            )
+    for number, job in enumerate(todo, 1):
+        fields = {**({"variant": job.arm.variant} if job.arm.variant else {}), **(extra or {})}
+        run(job.config, job.folder, fields, f"[{number}/{len(todo)}] {job.title}")
+    return todo
+
+
 def train_together(config: ml_collections.ConfigDict, folder: Path) -> None:
     """Train the seeds of a configuration in one program, unless each is trained; go on if that was interrupted."""
     names = list(several.members(config))
@@ -237,8 +309,17 @@ def train_together(config: ml_collections.ConfigDict, folder: Path) -> None:
     several.train(config, folder, resume=(folder / "config.json").is_file())
 
 
-def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, title: str) -> None:
-    """Train and evaluate one run, unless that is done; go on with it if it was interrupted."""
+def run(
+    config: ml_collections.ConfigDict, folder: Path, extra: Mapping[str, Any], title: str
+) -> None:
+    """Train and evaluate one run, unless that is done; go on with it if it was interrupted.
+
+    Args:
+      config: of the run.
+      folder: its work directory.
+      extra: fields to add to its result lines.
+      title: what is printed of it.
+    """
     from core_jax.train import report
 
     task = None
@@ -250,7 +331,7 @@ def run(config: ml_collections.ConfigDict, folder: Path, variant: str | None, ti
     else:
         print(f"{title}: training", flush=True)
         task = runs.train(config, folder, resume=(folder / "config.json").is_file())
-    lines = runs.evaluate(folder, task=task, extra={"variant": variant} if variant else {})
+    lines = runs.evaluate(folder, task=task, extra=extra)
     scores = comparisons.named(config.task).score(lines)
     took = report.seconds(runs.training_seconds(folder) or 0.0)
     print(f"{title}: {scores}, trained in {took}", flush=True)

@@ -21,6 +21,7 @@ from launch.comparisons import base as comparisons
 SAME = (
     "setting",
     "dataset",
+    "trained_on",
     "pictures",
     "shots",
     "student",

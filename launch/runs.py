@@ -251,14 +251,7 @@ def evaluate(
     import jax
 
     run = restore(workdir, task)
-    common = {
-        "seed": run.config.get("seed", 0),
-        "steps": run.step,
-        "seconds_train": training_seconds(workdir),
-        "config_digest": recipe_digest(run.config),
-        **provenance(),
-        **(extra or {}),
-    }
+    common = {**common_fields(workdir, run), **(extra or {})}
     found = tasks.result_lines(run.config, run.task, run.params, step=run.step)
     lines = [{**line, **common} for line in found]
     for step, best in best_steps(workdir, run).items():
@@ -268,6 +261,17 @@ def evaluate(
     if jax.process_index() == 0:
         append(Path(workdir) / RESULTS, lines)
     return lines
+
+
+def common_fields(workdir: str | Path, run: Restored) -> dict[str, Any]:
+    """What every result line of a run says beside the result."""
+    return {
+        "seed": run.config.get("seed", 0),
+        "steps": run.step,
+        "seconds_train": training_seconds(workdir),
+        "config_digest": recipe_digest(run.config),
+        **provenance(),
+    }
 
 
 def best_steps(workdir: str | Path, run: Restored) -> dict[int, list[int]]:

@@ -1,0 +1,1 @@
+"""The field's protocols: what each trains, what it is judged on, and how its numbers are reported."""

@@ -1,0 +1,133 @@
+"""The pictures of protocols: few-shot curves, and bars of several data sets; plain numbers in, matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from core_jax.train import report
+from core_jax.train.report import INK, Spread
+from launch import figures
+
+
+def curves(panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], title: str) -> Any:
+    """Accuracy against shots, a panel a data set, a line a method; whiskers are standard deviations.
+
+    Args:
+      panels: data set -> method -> shots -> spread; what stands at 0 shots is drawn as a level line.
+      title: of the figure.
+
+    Returns:
+      The figure.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(panels))
+    height = -(-len(panels) // columns)
+    shots = sorted({n for by in panels.values() for curve in by.values() for n in curve if n})
+    labels = list(dict.fromkeys(label for by in panels.values() for label in by))
+    with report.figure_style():
+        figure = Figure(figsize=(max(5.6, 3.9 * columns), 3.1 * height + 0.9))
+        axes = figure.subplots(height, columns, squeeze=False)
+        handles: dict[str, Any] = {}
+        for number, (axis, (name, by_label)) in enumerate(zip(axes.flat, panels.items())):
+            for label, curve in by_label.items():
+                handles[label] = _curve(axis, curve, shots, label, labels.index(label))
+            axis.set_title(name)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(shots, [str(n) for n in shots])
+            axis.minorticks_off()
+            axis.set_xlabel("shots (pictures of each class)")
+            if number % columns == 0:
+                axis.set_ylabel("accuracy in percent")
+        for axis in list(axes.flat)[len(panels) :]:
+            axis.set_visible(False)
+        figure.suptitle(title, x=0.01, ha="left")
+        ordered = [label for label in labels if label in handles]
+        figure.legend(
+            [handles[label] for label in ordered],
+            ordered,
+            loc="outside lower left",
+            ncols=min(5, len(ordered)),
+        )
+    return figure
+
+
+def _curve(
+    axis: Any, curve: Mapping[int, Spread], shots: Sequence[int], label: str, position: int
+) -> Any:
+    tone = figures.colour(label, position)
+    if 0 in curve:
+        line = axis.axhline(curve[0].mean, color=tone, linestyle="--", linewidth=1.4, label=label)
+        return line
+    known = [n for n in shots if n in curve]
+    return axis.errorbar(
+        known,
+        [curve[n].mean for n in known],
+        [curve[n].std for n in known],
+        color=tone,
+        ecolor=tone,
+        linestyle=figures.dashes(label, position) if "+" in label else "-",
+        marker="o",
+        markersize=4.5,
+        linewidth=1.8,
+        elinewidth=1.1,
+        capsize=3,
+        label=label,
+    )
+
+
+def bars(groups: Sequence[str], rows: Mapping[str, Sequence[Spread | None]], title: str) -> Any:
+    """Accuracies of several methods on several data sets; whiskers are standard deviations.
+
+    Args:
+      groups: names of the data sets, in order.
+      rows: method -> a spread for each of them, or None where there is none.
+      title: of the figure.
+
+    Returns:
+      The figure: a group of bars a data set, a bar a method.
+    """
+    from matplotlib.figure import Figure
+
+    width = 0.84 / len(rows)
+    known = [s for row in rows.values() for s in row if s is not None]
+    lowest, highest = min(s.mean - s.std for s in known), max(s.mean + s.std for s in known)
+    with report.figure_style():
+        across = 1.4 + len(groups) * max(0.75, 0.34 * len(rows))
+        figure = Figure(figsize=(min(18.0, max(6.4, across)), 4.6))
+        axis = figure.subplots()
+        place = np.arange(len(groups), dtype=float)
+        for position, (label, row) in enumerate(rows.items()):
+            shown = [i for i, spread in enumerate(row) if spread is not None]
+            means = [s.mean for s in row if s is not None]
+            x = place[shown] + width * (position - (len(rows) - 1) / 2)
+            tone = figures.colour(label, position)
+            axis.bar(x, means, 0.92 * width, color=tone, label=label)
+            deviations = np.array([s.std for s in row if s is not None])
+            several = deviations > 0
+            if several.any():
+                axis.errorbar(
+                    x[several],
+                    np.asarray(means)[several],
+                    deviations[several],
+                    fmt="none",
+                    ecolor=INK,
+                    elinewidth=1.0,
+                    capsize=2.5,
+                )
+        axis.set_xticks(place, groups)
+        axis.tick_params(axis="x", length=0)
+        if len(groups) > 6 or max(map(len, groups)) > 13:
+            for text in axis.get_xticklabels():
+                text.set(rotation=25, ha="right", rotation_mode="anchor")
+        axis.set_xlim(-0.6, len(groups) - 0.4)
+        axis.grid(axis="x", visible=False)
+        # Accuracies that differ by a few points need the room; the axis says where it starts.
+        bottom = max(0.0, 10.0 * np.floor((lowest - 0.3 * (highest - lowest)) / 10.0))
+        axis.set_ylim(bottom, highest + 0.06 * (highest - bottom) + 0.5)
+        start = f" (axis starts at {bottom:.0f})" if bottom else ""
+        axis.set_ylabel(f"accuracy in percent{start}")
+        figure.suptitle(title, x=0.01, ha="left")
+        figure.legend(loc="outside lower left", ncols=min(6, len(rows)))
+    return figure
