@@ -19,6 +19,8 @@ from launch import rollcall, tasks
 
 Path = pathlib.Path
 RESULTS = "results.jsonl"
+# Where the parameters of a run came from that began elsewhere (launch.prompts import).
+ORIGIN = "imported.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -272,6 +274,17 @@ def common_fields(workdir: str | Path, run: Restored) -> dict[str, Any]:
         "config_digest": recipe_digest(run.config),
         **provenance(),
     }
+
+
+def _origin(workdir: str | Path) -> dict[str, Any]:
+    """What sets the lines of a run that began elsewhere apart from those of a run of the same recipe made here."""
+    path = Path(workdir) / ORIGIN
+    if not path.is_file():
+        return {}
+    origin = json.loads(path.read_text(encoding="utf-8"))
+    further = " and trained on" if is_trained(workdir) else ""
+    variant = f"{origin['learner']}, imported{further}"
+    return {"imported": origin["sha256"], "variant": variant}
 
 
 def best_steps(workdir: str | Path, run: Restored) -> dict[int, list[int]]:

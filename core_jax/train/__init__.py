@@ -1,5 +1,6 @@
 """Training shared by the methods: task protocol, step, sharding rules, checkpoints, loop."""
 
+from core_jax.train.adopt import AdoptError, adopt, write_first
 from core_jax.train.checkpoint import CheckpointError
 from core_jax.train.feed import DataEndedError
 from core_jax.train.learned import learned
@@ -11,6 +12,7 @@ from core_jax.train.writers import WorkdirError
 
 __all__ = [
     "PREEMPTED_EXIT_CODE",
+    "AdoptError",
     "Aux",
     "CheckpointError",
     "DataEndedError",
@@ -21,7 +23,9 @@ __all__ = [
     "State",
     "Task",
     "WorkdirError",
+    "adopt",
     "fit",
     "learned",
     "restore",
+    "write_first",
 ]
