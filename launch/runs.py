@@ -273,6 +273,7 @@ def common_fields(workdir: str | Path, run: Restored) -> dict[str, Any]:
         "seconds_train": training_seconds(workdir),
         "config_digest": recipe_digest(run.config),
         **provenance(),
+        **_origin(workdir),
     }
 
 
