@@ -7,10 +7,15 @@ python -m launch.train --config=configs/fdbpl_caltech101.py --workdir=runs/calte
 Student ViT-B/32, teacher ViT-H/14 trained on DFN5B; `configs/fdbpl_caltech101.py:l14_b16` is OpenAI's ViT-L/14 and
 ViT-B/16. Hub ids are downloaded when they are first used; a folder in HuggingFace's layout does as well. Other seeds:
 --config.seed=2 --config.data.seed=2 (the lookup covers the few-shot lists of seeds 1, 2 and 3).
+
+`configs/fdbpl_caltech101.py:l14_b16+maple` is MaPLe as published, with hard labels; so for each learner of
+`configs/fdbpl_learners.py`. With --config.method=kdpl or fdbpl a teacher supervises it.
 """
 
 import ml_collections
 from ml_collections import config_dict
+
+from configs import fdbpl_learners
 
 # name: (student, teacher)
 PAIRS = {
@@ -19,13 +24,25 @@ PAIRS = {
 }
 
 
-def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
-    """All settings; what each of them means stands in fdbpl_jax/config.py, losses.py and prompts.py."""
-    if pair not in PAIRS:
-        raise ValueError(f"fdbpl_caltech101.py:{pair}: expected one of {', '.join(PAIRS)}")
+def get_config(chosen: str = "h14_b32") -> ml_collections.ConfigDict:
+    """All settings; what each of them means stands in fdbpl_jax/config.py, losses.py, prompts.py and visual.py.
+
+    Args:
+      chosen: a pair of PAIRS, a learner of `fdbpl_learners.RECIPES`, or both: "l14_b16+maple".
+    """
+    parts = chosen.split("+")
+    pairs = [part for part in parts if part in PAIRS]
+    learners = [part for part in parts if part in fdbpl_learners.RECIPES]
+    if len(pairs) > 1 or len(learners) > 1 or len(pairs) + len(learners) < len(parts):
+        raise ValueError(
+            f"fdbpl_caltech101.py:{chosen}: expected one of {', '.join(PAIRS)}, or of the learners "
+            f"{', '.join(fdbpl_learners.RECIPES)}, or one of each with + between them"
+        )
+    pair = pairs[0] if pairs else "h14_b32"
     config = ml_collections.ConfigDict()
     config.task = "fdbpl"
-    config.method = "fdbpl"  # zeroshot, coop, kgcoop, kdpl, fdbpl
+    config.method = "fdbpl"  # the supervision: zeroshot, ce, kdpl, fdbpl
+    config.learner = "coop"  # what is learned: fdbpl_jax/learners.py
     config.student, config.teacher = PAIRS[pair]
     config.teacher_source = "lookup"  # or online
     config.seed = 1
@@ -39,9 +56,13 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     data.dataset = "caltech101"
     data.root = "data"
     data.template = ""
+    data.templates = ()  # averaged for zero-shot and regularisers: imagenet_80, promptsrc_60, sentences
     data.shots = 16
     data.seed = 1
     data.split = "base"
+    data.transductive = False  # pictures of the new classes, too, without their labels
+    data.dictionary = ""  # a file of names to learn from instead of the class names: launch.protocol class_agnostic
+    data.dictionary_top = 1000
     data.source = "auto"
     data.fresh = "auto"
     data.resident = "auto"
@@ -64,9 +85,19 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     prompt.context = 4
     prompt.context_init = "a photo of a"
     prompt.negative_init = "a photo of no"
+    prompt.words = ""
+    prompt.depth = 1
     prompt.class_token_position = "end"
     prompt.class_specific = False
     prompt.text_mode = "auto"
+
+    config.visual = visual = ml_collections.ConfigDict()  # of learners with visual tokens
+    visual.tokens = 4
+    visual.depth = 9
+
+    config.average = average = ml_collections.ConfigDict()  # of learners that average over epochs
+    average.mean = 15.0
+    average.std = 1.0
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.dual = True
@@ -81,6 +112,11 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     loss.lam_pcd = 0.1
     loss.recover = "spread"
     loss.kgcoop_weight = 8.0
+    loss.prograd_lambda = 1.0
+    loss.promptsrc_text = 25.0
+    loss.promptsrc_image = 10.0
+    loss.promptsrc_logits = 1.0
+    loss.kd_weight = 1000.0
 
     config.batch_size = 32
     config.regions_per_visit = 2
@@ -94,4 +130,6 @@ def get_config(pair: str = "h14_b32") -> ml_collections.ConfigDict:
     config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 500
+    for learner in learners:
+        fdbpl_learners.apply(config, learner)
     return config

@@ -11,14 +11,16 @@ import ml_collections
 from configs import fdbpl_caltech101
 
 
-def get_config(pair: str = "l14_b16") -> ml_collections.ConfigDict:
-    """The settings of `fdbpl_caltech101`, for a folder of pictures."""
-    config = fdbpl_caltech101.get_config(pair)
+def get_config(chosen: str = "l14_b16") -> ml_collections.ConfigDict:
+    """The settings of `fdbpl_caltech101`, for a folder of pictures; `chosen` as there."""
+    config = fdbpl_caltech101.get_config(chosen)
+    pair = config.lookup.dir.removeprefix("data/lookup/caltech101_")
     config.update_from_flattened_dict(
         {
             "data.dataset": "folder",
             "data.root": "data/pictures",
             "data.split": "all",
+            "data.transductive": False,
             "lookup.dir": f"data/lookup/pictures_{pair}",
             "lookup.seeds": (),
         }

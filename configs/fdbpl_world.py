@@ -3,19 +3,29 @@
 python -m launch.train --config=configs/fdbpl_world.py --workdir=runs/world
 python -m launch.compare --config=configs/fdbpl_world.py --workdir=runs/demo --methods=zeroshot,coop,kdpl_online,fdbpl
 
-128 base classes of 256, 4 pictures each, 64 x 64 pixels. Method and teacher change on the command line:
---config.method=coop, --config.method=kdpl --config.teacher_source=online.
+128 base classes of 256, 4 pictures each, 64 x 64 pixels. Supervision and teacher change on the command line:
+--config.method=ce, --config.method=kdpl --config.teacher_source=online. `configs/fdbpl_world.py:maple` learns MaPLe's
+prompts with hard labels, as its authors do, and so on for each learner of `configs/fdbpl_learners.py`; with
+--config.method=fdbpl FDBPL supervises them.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
+from configs import fdbpl_learners
 
-def get_config() -> ml_collections.ConfigDict:
-    """All settings; what each of them means stands in fdbpl_jax/config.py, losses.py and prompts.py."""
+
+def get_config(learner: str = "") -> ml_collections.ConfigDict:
+    """All settings; what each of them means stands in fdbpl_jax/config.py, losses.py, prompts.py and visual.py.
+
+    Args:
+      learner: of `fdbpl_learners.RECIPES`, for its structure and supervision; steps and rates stay. None: CoOp's context
+        under FDBPL.
+    """
     config = ml_collections.ConfigDict()
     config.task = "fdbpl"
-    config.method = "fdbpl"  # zeroshot, coop, kgcoop, kdpl, fdbpl
+    config.method = "fdbpl"  # the supervision: zeroshot, ce, kdpl, fdbpl
+    config.learner = "coop"  # what is learned: fdbpl_jax/learners.py
     config.student = "world:student"
     config.teacher = "world:teacher"
     config.teacher_source = "lookup"  # or online
@@ -30,9 +40,13 @@ def get_config() -> ml_collections.ConfigDict:
     data.dataset = "world_objects"
     data.root = "data/world"
     data.template = ""
+    data.templates = ()  # averaged for zero-shot and regularisers: imagenet_80, promptsrc_60, sentences
     data.shots = 4
     data.seed = 1
     data.split = "base"
+    data.transductive = False  # pictures of the new classes, too, without their labels
+    data.dictionary = ""  # a file of names to learn from instead of the class names: launch.protocol class_agnostic
+    data.dictionary_top = 1000
     data.source = "auto"
     data.fresh = "auto"
     data.resident = "auto"
@@ -56,9 +70,19 @@ def get_config() -> ml_collections.ConfigDict:
     prompt.context = 4
     prompt.context_init = "a photo of a"
     prompt.negative_init = "a photo of no"
+    prompt.words = ""
+    prompt.depth = 1
     prompt.class_token_position = "end"
     prompt.class_specific = False
     prompt.text_mode = "auto"
+
+    config.visual = visual = ml_collections.ConfigDict()  # of learners with visual tokens
+    visual.tokens = 4
+    visual.depth = 4
+
+    config.average = average = ml_collections.ConfigDict()  # of learners that average over epochs
+    average.mean = 15.0
+    average.std = 1.0
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.dual = True
@@ -73,6 +97,11 @@ def get_config() -> ml_collections.ConfigDict:
     loss.lam_pcd = 0.1
     loss.recover = "spread"
     loss.kgcoop_weight = 8.0
+    loss.prograd_lambda = 1.0
+    loss.promptsrc_text = 25.0
+    loss.promptsrc_image = 10.0
+    loss.promptsrc_logits = 1.0
+    loss.kd_weight = 1000.0
 
     config.batch_size = 32
     config.regions_per_visit = 2
@@ -86,4 +115,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 20
     config.fit.save_every = 320
+    if learner:
+        fdbpl_learners.apply(config, learner, recipe=False)
     return config

@@ -12,13 +12,16 @@ import ml_collections
 
 from core_jax.train import settings
 from core_jax.train.settings import ConfigError
+from fdbpl_jax import exclusions, learners
+from fdbpl_jax.learners import LEARNERS, Learner
 from fdbpl_jax.losses import LossConfig
 from fdbpl_jax.prompts import POSITIONS, PromptConfig
 from fdbpl_jax.text import MODES
+from fdbpl_jax.visual import VisualConfig
 
-__all__ = ["Config", "ConfigError", "DataConfig", "LookupConfig", "read"]
+__all__ = ["AverageConfig", "Config", "ConfigError", "DataConfig", "LookupConfig", "read"]
 
-METHODS = ("zeroshot", "coop", "kgcoop", "kdpl", "fdbpl")
+METHODS = ("zeroshot", "ce", "kdpl", "fdbpl")
 DISTILLED = ("kdpl", "fdbpl")
 
 
@@ -30,9 +33,15 @@ class DataConfig:
       dataset: a name of `datasets.NAMES`.
       root: folder that holds the data set's folder.
       template: sentence with one {} that a class name is put into; empty takes the data set's own.
+      templates: sentences, or names of lists in `templates.LISTS`, whose text features are averaged wherever the frozen
+        student's classes are meant: zero-shot, and what regularisers hold to. Empty: the template alone.
       shots: training pictures per class; 0 takes all.
       seed: seed of the few-shot lists.
       split: classes to train on: "base" (then both halves are judged), "new", or "all".
+      transductive: with split=base, train on the pictures of all classes, base and new, without their labels (PromptKD).
+      dictionary: text file with a name in each line: learn without class names, from what a teacher says of these names
+        (`agnostic`); empty learns from the data set's own.
+      dictionary_top: names that a batch is described by, the likeliest in it.
       source: "features" of the lookup, "images", "auto": features where they are stored and legal; or "grow": what the
         lookup does not have yet is labelled while training, and kept in it.
       fresh: draw new regions for every visit instead of the lookup's; "auto" where nothing else needs the lookup.
@@ -45,15 +54,24 @@ class DataConfig:
     dataset: str = "world_objects"
     root: str = "data/world"
     template: str = ""
+    templates: tuple[str, ...] = ()
     shots: int = 16
     seed: int = 1
     split: str = "base"
+    transductive: bool = False
+    dictionary: str = ""
+    dictionary_top: int = 1000
     source: str = "auto"
     fresh: str = "auto"
     resident: str = "auto"
     workers: int = 0
     judge: str = "test"
     cache: str = ""
+
+    @property
+    def train_split(self) -> str:
+        """The classes whose pictures are trained on, which are also the teacher's label space."""
+        return "all" if self.transductive else self.split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,11 +102,26 @@ class LookupConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """PromptSRC's average over epochs; read by learners that have one.
+
+    Attributes:
+      mean: of the Gaussian over epochs 1, 2, ... that weighs them, in epochs.
+      std: likewise.
+    """
+
+    mean: float = 15.0
+    std: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One run.
 
     Attributes:
-      method: one of METHODS. "kdpl" is "fdbpl" with loss.dual=False and loss.weight=none.
+      method: the supervision, one of METHODS: "ce" is hard labels; "kdpl" is "fdbpl" with loss.dual=False and
+        loss.weight=none.
+      learner: what is learned, one of `learners.LEARNERS`; "zeroshot" learns nothing.
       teacher, student: folder in HuggingFace's layout, hub id, or "world:teacher" / "world:student".
       teacher_source: "lookup", or "online": the teacher runs on every batch.
       batch_size: regions per step, B.
@@ -104,12 +137,15 @@ class Config:
     """
 
     method: str = "fdbpl"
+    learner: str = "coop"
     teacher: str = "world:teacher"
     student: str = "world:student"
     teacher_source: str = "lookup"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     lookup: LookupConfig = dataclasses.field(default_factory=LookupConfig)
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+    visual: VisualConfig = dataclasses.field(default_factory=VisualConfig)
+    average: AverageConfig = dataclasses.field(default_factory=AverageConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     batch_size: int = 32
     epochs: int = 50
@@ -126,9 +162,40 @@ class Config:
     remat: bool = False
 
     @property
+    def learns(self) -> Learner:
+        """What the learner consists of."""
+        return LEARNERS[self.learner]
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything is learned."""
+        return self.method != "zeroshot"
+
+    @property
     def distilled(self) -> bool:
         """Whether a teacher's labels are learned from."""
         return self.method in DISTILLED
+
+    @property
+    def online(self) -> bool:
+        """Whether the teacher runs on every batch."""
+        return self.distilled and self.teacher_source == "online"
+
+    @property
+    def label(self) -> str:
+        """What the run is called in results.jsonl."""
+        return learners.label(self.method, self.learner, online=self.online)
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """The text contexts that are learned, among "positive" and "negative"."""
+        positive = ("positive",) if self.learns.text else ()
+        return (*positive, "negative") if self.effective_loss.dual else positive
+
+    @property
+    def frozen_pictures(self) -> bool:
+        """Whether a picture's features stay what they are, so that stored ones are right."""
+        return not (self.trained and self.learns.visual)
 
     @property
     def effective_loss(self) -> LossConfig:
@@ -152,16 +219,16 @@ class Config:
     @property
     def grows(self) -> bool:
         """Whether the lookup is labelled as it is read."""
-        return self.method != "zeroshot" and self.data.source == "grow"
+        return self.trained and self.data.source == "grow"
 
     @property
     def needs_lookup(self) -> bool:
         """Whether training reads the lookup: its labels, its features, or only its boxes."""
-        return self.method != "zeroshot" and not self.fresh
+        return self.trained and not self.fresh
 
 
 _CHOICES = {
-    "method": METHODS,
+    "learner": tuple(LEARNERS),
     "teacher_source": ("lookup", "online"),
     "dtype": settings.DTYPES,
     "data.split": ("base", "new", "all"),
@@ -177,12 +244,16 @@ _CHOICES = {
 }
 _AT_LEAST = {
     "data.shots": 0,
+    "data.dictionary_top": 2,
     "data.workers": 0,
     "lookup.regions": 1,
     "lookup.top_k": 1,
     "lookup.shard_size": 1,
     "lookup.batch_size": 1,
     "prompt.context": 1,
+    "prompt.depth": 1,
+    "visual.tokens": 1,
+    "visual.depth": 1,
     "batch_size": 1,
     "accumulate": 1,
     "epochs": 1,
@@ -195,6 +266,11 @@ _AT_LEAST = {
     "loss.lam_dis": 0,
     "loss.lam_pcd": 0,
     "loss.kgcoop_weight": 0,
+    "loss.prograd_lambda": 0,
+    "loss.promptsrc_text": 0,
+    "loss.promptsrc_image": 0,
+    "loss.promptsrc_logits": 0,
+    "loss.kd_weight": 0,
 }
 
 
@@ -211,55 +287,15 @@ def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
 
 def _impossible(config: Config) -> Iterator[str]:
     """What is of the right type and still makes no sense."""
-    loss, data, lookup = config.loss, config.data, config.lookup
-    low, high = loss.weight_range
-    if not 0 <= low < high <= 1:
-        yield f"config.loss.weight_range={loss.weight_range}: expected 0 <= low < high <= 1"
-    if min(loss.kl) < 0 or sum(loss.kl) <= 0:
-        yield f"config.loss.kl={loss.kl}: expected two weights >= 0 that are not both 0"
-    if loss.recover == "renormalise" and loss.kl[1] != 0:
+    if config.method in LEARNERS:
         yield (
-            f"config.loss.kl={loss.kl} with recover=renormalise: the reverse KL takes the log of 0 there; "
-            "set config.loss.kl=(1.0, 0.0) or recover=spread"
+            f"config.method={config.method!r}: that is a learner; set config.learner={config.method} and "
+            f"config.method={LEARNERS[config.method].method}, or another supervision of {', '.join(METHODS[1:])}"
         )
-    if not 0 < lookup.scale[0] <= lookup.scale[1] <= 1:
-        yield f"config.lookup.scale={lookup.scale}: expected 0 < low <= high <= 1"
-    if config.batch_size % config.regions_per_visit:
-        yield (
-            f"config.batch_size={config.batch_size}: not a multiple of regions_per_visit={config.regions_per_visit}"
-        )
-    if lookup.regions % config.regions_per_visit:
-        yield (
-            f"config.lookup.regions={lookup.regions}: not a multiple of regions_per_visit={config.regions_per_visit}"
-        )
-    if config.prompt.class_specific and data.split != "all":
-        yield (
-            f"config.prompt.class_specific=True with config.data.split={data.split}: a context per class says nothing "
-            "about unseen classes; set config.data.split=all"
-        )
-    if data.template and data.template.count("{}") != 1:
-        yield f"config.data.template={data.template!r}: expected a sentence with one {{}}"
-    yield from _sources(config)
-
-
-def _sources(config: Config) -> Iterator[str]:
-    """Combinations of method, teacher and data source that exclude each other."""
-    data, online = config.data, config.distilled and config.teacher_source == "online"
-    if config.method == "zeroshot":
-        return
-    if config.stored_labels and config.fresh:
-        yield "config.data.fresh=True: the lookup has labels for its own regions only; set teacher_source=online"
-    if data.source == "features" and (online or config.fresh):
-        yield (
-            "config.data.source=features: features are stored for the lookup's regions and for the student only; "
-            "fresh regions and an online teacher need data.source=images"
-        )
-    if config.grows and not config.stored_labels:
-        yield (
-            f"config.data.source=grow: method={config.method} with teacher_source={config.teacher_source} reads no labels "
-            "of a lookup; set data.source=auto"
-        )
-    if data.resident == "True" and (online or data.source in ("images", "grow") or config.fresh):
-        yield "config.data.resident=True: only the lookup's labels and features can lie on the device; set it to auto"
-    if config.needs_lookup and not config.lookup.dir:
-        yield "config.lookup.dir is empty: name the folder of the lookup (python -m launch.lookup build makes it)"
+    elif config.method not in METHODS:
+        yield f"config.method={config.method!r}: expected one of {', '.join(METHODS)}"
+    yield from exclusions.numbers(config)
+    # What a learner has cannot be asked of one that does not exist.
+    if config.learner in LEARNERS:
+        yield from exclusions.sources(config)
+        yield from exclusions.learners(config)

@@ -5,7 +5,6 @@ against its own names (CoCoOp's base-to-new protocol, arXiv 2203.05557). Shapes:
 """
 
 import collections
-import dataclasses
 import functools
 import os
 import pathlib
@@ -21,9 +20,20 @@ from jaxtyping import Array, Float, Int
 from core_jax import clip
 from core_jax.data import files, images
 from core_jax.train import sharding
-from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, label, lookup, text, towers
-from fdbpl_jax.inputs import Inputs
+from fdbpl_jax import average, datasets, label, prompted, text, towers
+from fdbpl_jax.inputs import Inputs, named
+from fdbpl_jax.lines import result_lines
+
+__all__ = [
+    "Judge",
+    "array_features",
+    "cached_features",
+    "class_features",
+    "harmonic_mean",
+    "picture_features",
+    "predict",
+    "result_lines",
+]
 
 Path = pathlib.Path
 # Pictures per forward pass.
@@ -38,7 +48,9 @@ def harmonic_mean(base: float, new: float) -> float:
 class Judge:
     """The evaluation of a run: (trainable, frozen, stats) -> named results.
 
-    The student's features of the pictures are computed once, at the first call; the prompts change, the towers do not.
+    The student's features of the pictures are computed once, at the first call, where the image tower stays what it is;
+    under visual prompts or a projector they are computed at every call. Where the learner averages over epochs, the average
+    is judged.
 
     Args:
       inputs: what the run depends on.
@@ -50,15 +62,14 @@ class Judge:
     ):
         self.inputs = inputs
         self._pictures = {} if pictures is None else pictures
+        self._fixed: dict[str, np.ndarray] = {}
 
     def __call__(self, trainable: dict, frozen: dict, stats: dict) -> dict[str, float]:
         """Per part ("base", "new" or "all"): accuracy_percent, correct, total; and harmonic_mean_percent."""
-        del stats
         results: dict[str, float] = {}
         for part in self.inputs.parts:
-            features, labels = self.pictures(part)
-            classes = self.classes(part, trainable, frozen)
-            correct = int(np.sum(predict(features, classes) == labels))
+            chosen, labels = self.choices(part, trainable, frozen, stats)
+            correct = int(np.sum(chosen == labels))
             results[f"{part}/accuracy_percent"] = 100.0 * correct / max(1, len(labels))
             results[f"{part}/correct"] = float(correct)
             results[f"{part}/total"] = float(len(labels))
@@ -68,49 +79,102 @@ class Judge:
             )
         return results
 
+    def choices(
+        self, part: str, trainable: dict, frozen: dict, stats: dict
+    ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """The most similar class of each of a part's pictures, and the right one."""
+        inputs, prompts = self.inputs, average.judged(trainable)
+        if inputs.config.frozen_pictures:
+            features, labels = self.pictures(part)
+        else:
+            features, labels = self._see(part, prompts, stats)
+        if "meta" not in prompts:
+            return predict(features, self.classes(part, trainable, frozen)), labels
+        cosines = prompted.cosines_by_picture(
+            # Whole, since every process asks it by itself.
+            sharding.whole(frozen["student"]["text"]),
+            inputs.student.config,
+            inputs.plans[part],
+            prompts,
+            features,
+            dtype=inputs.dtype,
+            title=f"{part} pictures, each in its own context",
+        )
+        return np.argmax(cosines, axis=-1), labels
+
     def pictures(self, part: str) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, "n"]]:
-        """The student's unit-norm features of a part's pictures, and their labels."""
+        """The frozen student's unit-norm features of a part's pictures, and their labels."""
         if part not in self._pictures:
-            inputs, dataset = self.inputs, self.inputs.parts[part]
-            config = inputs.config
-            items = dataset.test if config.data.judge == "test" else dataset.val
-            if not items:
-                raise datasets.DatasetError(
-                    f"data set {dataset.name!r} has no {config.data.judge} pictures of the {part} classes"
-                )
-            student = towers.student(inputs.student, config.student, dtype=inputs.dtype)
-            features = cached_features(
-                student,
-                dataset.root,
-                [item.path for item in items],
-                cache=Path(config.data.cache) if config.data.cache else None,
-                title=f"features of the {part} {config.data.judge} pictures",
-            )
-            self._pictures[part] = features, np.array([item.label for item in items], np.int32)
+            self._pictures[part] = self._see(part, {}, {}, cached=True)
         return self._pictures[part]
 
+    def _see(
+        self, part: str, prompts: Mapping[str, Any], stats: dict, cached: bool = False
+    ) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, "n"]]:
+        inputs, dataset = self.inputs, self.inputs.parts[part]
+        config = inputs.config
+        items = dataset.test if config.data.judge == "test" else dataset.val
+        if not items:
+            raise datasets.DatasetError(
+                f"data set {dataset.name!r} has no {config.data.judge} pictures of the {part} classes"
+            )
+        student = prompted.student(
+            inputs.student, config.student, prompts, stats, dtype=inputs.dtype
+        )
+        features = cached_features(
+            student,
+            dataset.root,
+            [item.path for item in items],
+            cache=Path(config.data.cache) if cached and config.data.cache else None,
+            title=f"features of the {part} {config.data.judge} pictures",
+        )
+        return features, np.array([item.label for item in items], np.int32)
+
     def classes(self, part: str, trainable: dict, frozen: dict) -> Float[np.ndarray, "C D"]:
-        """Unit-norm text features of a part's classes: of the positive prompt, or of the template without training."""
-        dataset = self.inputs.parts[part]
-        if "context" not in trainable:
-            return text.template_features(self.inputs.student, dataset.classes, [dataset.template])
-        return class_features(self.inputs, part, trainable["context"]["positive"], frozen)
+        """Unit-norm text features of a part's classes: of the positive prompt, or of fixed sentences where none is learned.
+
+        Raises:
+          ValueError: the learned context differs by picture, and so do the classes.
+        """
+        inputs, prompts = self.inputs, average.judged(trainable)
+        if "positive" in prompts.get("context", {}):
+            return class_features(inputs, part, prompts, "positive", frozen)
+        if part not in self._fixed:
+            names, model = inputs.dataset(part).classes, inputs.namer
+            if model is None:
+                sentences = inputs.templates(part)
+                found = text.template_features(inputs.student, names, sentences)
+            else:
+                found = named(inputs.config, model, names, inputs.dataset(part).template)
+            self._fixed[part] = found
+        return self._fixed[part]
 
 
 def class_features(
-    inputs: Inputs, part: str, context: Float[Array, "M d"] | Float[Array, "C M d"], frozen: dict
+    inputs: Inputs, part: str, prompts: Mapping[str, Any], sign: str, frozen: dict
 ) -> Float[np.ndarray, "C D"]:
-    """Unit-norm text features of a part's classes under one context."""
-    run = _jitted_class_features(inputs.student.config, inputs.plans[part], inputs.dtype)
+    """Unit-norm text features of a part's classes under one of the learned contexts, "positive" or "negative".
+
+    Raises:
+      ValueError: the context differs by picture, so that a class has no one feature.
+    """
+    if sign == "positive" and "meta" in prompts:
+        raise ValueError(
+            f"learner={inputs.config.learner}: its context differs by picture, and so do the classes; there is no one "
+            "feature of a class"
+        )
+    run = _jitted_class_features(inputs.student.config, inputs.plans[part], sign, inputs.dtype)
     # Whole, since every process asks it by itself.
     tower = sharding.whole(frozen["student"]["text"])
-    return np.asarray(run(tower, context[None]))[0]
+    return np.asarray(run(tower, {k: prompts[k] for k in ("context", "deep") if k in prompts}))[0]
 
 
 @functools.lru_cache(maxsize=16)
-def _jitted_class_features(config: clip.ClipConfig, plan: text.Plan, dtype: str) -> Any:
-    def run(tower: dict, context: Array) -> Array:
-        return text.class_features({"text": tower}, config, plan, context, jnp.dtype(dtype))
+def _jitted_class_features(config: clip.ClipConfig, plan: text.Plan, sign: str, dtype: str) -> Any:
+    def run(tower: dict, prompts: dict) -> Array:
+        return prompted.class_features(
+            {"text": tower}, config, plan, prompts, signs=(sign,), dtype=jnp.dtype(dtype)
+        )
 
     return jax.jit(run)
 
@@ -211,72 +275,3 @@ def _batches(paths: Sequence[Path], size: int, problems: list[str]) -> Iterator[
                 yield np.stack([future.result() for future in ahead.popleft()])
         while ahead:
             yield np.stack([future.result() for future in ahead.popleft()])
-
-
-def result_lines(
-    config: Mapping[str, Any], metrics: Mapping[str, float], pins: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """What results.jsonl says of one evaluation: a dict for each part that was judged.
-
-    Args:
-      config: the run's configuration.
-      metrics: from the task's `evaluate`.
-      pins: the task's.
-
-    Returns:
-      Lines with method, dataset, split, pictures, fewshot_seed, shots, setting, accuracy, correct, total, train_classes,
-      student, teacher, their digests, lookup_digest, fewshot_digest, dataset_digest, text_mode, switches and
-      seconds_build. What the run adds (seed, steps, seconds_train, device, versions, git) is `launch`'s.
-    """
-    settings = configs.read(config)
-    prompt, trained = settings.prompt, settings.method != "zeroshot"
-    online = settings.distilled and settings.teacher_source == "online"
-    uses_lookup = settings.needs_lookup and "lookup" in pins
-    shared = {
-        "method": f"{settings.method}_online" if online else settings.method,
-        "dataset": settings.data.dataset,
-        "pictures": settings.data.judge,
-        "shots": settings.data.shots,
-        "fewshot_seed": settings.data.seed,
-        "setting": "inductive",
-        "train_classes": int(pins["train_classes"]) if trained else 0,
-        "student": settings.student,
-        "teacher": settings.teacher if settings.distilled else None,
-        "student_digest": pins["student"],
-        "teacher_digest": pins.get("teacher") if settings.distilled else None,
-        "lookup_digest": pins["lookup"] if uses_lookup else None,
-        "fewshot_digest": pins["fewshot"] if trained else None,
-        "dataset_digest": pins["dataset"],
-        "text_mode": text.choose_mode(
-            prompt.text_mode, prompt.class_token_position == "end" and not prompt.class_specific
-        )
-        if trained
-        else "template",
-        "switches": _switches(settings) if trained else {},
-        # An online teacher takes the lookup's boxes at most, which cost nothing to draw.
-        "seconds_build": lookup.seconds_build(settings.lookup.dir)
-        if uses_lookup and not online
-        else None,
-    }
-    parts = [name.removesuffix("/total") for name in metrics if name.endswith("/total")]
-    return [
-        shared
-        | {
-            "split": part,
-            "accuracy": metrics[f"{part}/accuracy_percent"],
-            "correct": int(metrics[f"{part}/correct"]),
-            "total": int(metrics[f"{part}/total"]),
-        }
-        for part in parts
-    ]
-
-
-def _switches(settings: configs.Config) -> dict[str, Any]:
-    """Everything that distinguishes one trained method from another, as plain values."""
-    chosen = dataclasses.asdict(settings.prompt)
-    if settings.distilled:
-        chosen |= dataclasses.asdict(settings.effective_loss)
-    elif settings.method == "kgcoop":
-        chosen["kgcoop_weight"] = settings.loss.kgcoop_weight
-    chosen |= {"fresh": settings.fresh, "regions_per_visit": settings.regions_per_visit}
-    return chosen

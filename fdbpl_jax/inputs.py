@@ -8,14 +8,16 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from core_jax import clip
 from core_jax.data import files
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, grow, prompts, target, text, towers
+from fdbpl_jax import datasets, dictionary, grow, prompts, target, templates, text, towers
 from fdbpl_jax import lookup as lookups
 
 # A lookup up to this size lies on every device unless the config decides.
@@ -33,11 +35,13 @@ class Inputs:
       student: its model.
       train: the training pictures and classes.
       parts: what is judged: {"base", "new"} after training on base, else the one part trained on.
-      plans: how text features are computed, for each of `parts` and for "train".
+      plans: how text features are computed, for each of `parts` and for "train"; empty where no text is learned.
       source: where regions come from, one of `data.SOURCES`; None when nothing is trained.
       lookup: opened, where it is read; of one that grows, its head.
       growing: the lookup, where it is labelled as it is read.
       teacher: the model, where it runs online.
+      namer: the model whose text features are the classes, where the learned context does not say them: the student
+        (VPT), or the teacher (PromptKD).
       dtype: what the towers compute in.
       pins: digests of all of it.
     """
@@ -53,6 +57,15 @@ class Inputs:
     dtype: str
     pins: Mapping[str, str]
     growing: grow.Growing | None = None
+    namer: clip.Clip | None = None
+
+    def dataset(self, part: str) -> datasets.Dataset:
+        """The data set of a part, or of "train"."""
+        return self.train if part == "train" else self.parts[part]
+
+    def templates(self, part: str) -> tuple[str, ...]:
+        """The sentences in which the frozen student is told a part's classes."""
+        return templates.resolve(self.config.data.templates, own=self.dataset(part).template)
 
 
 def open_inputs(config: configs.Config) -> Inputs:
@@ -64,13 +77,14 @@ def open_inputs(config: configs.Config) -> Inputs:
     data = config.data
     full = datasets.read(data.dataset, data.root, template=data.template or None)
     chosen = datasets.few_shot(full, data.shots, data.seed)
-    train = datasets.half(chosen, data.split)
+    train = dictionary.label_space(config, datasets.half(chosen, data.train_split))
     names = ("base", "new") if data.split == "base" else (data.split,)
     parts = {name: datasets.half(chosen, name) for name in names}
     load = functools.cache(towers.load)
     student = load(config.student)
     student_digest = clip.weights_digest(student.params)
-    plans = text_plans(config, student, {"train": train.classes} | _classes(parts))
+    classes = {"train": train.classes} | _classes(parts)
+    plans = text_plans(config, student, classes) if config.signs or not config.trained else {}
     pins = {
         "student": student_digest,
         "dataset": full.digest,
@@ -79,9 +93,9 @@ def open_inputs(config: configs.Config) -> Inputs:
         "train_classes": str(len(train.classes)),
     }
     teacher = lookup = growing = source = None
-    if config.method != "zeroshot":
+    if config.trained:
         source = "fresh"
-        teacher = _teacher(config) if config.distilled and not config.grows else None
+        teacher = _teacher(config, load) if config.distilled and not config.grows else None
         if teacher is not None:
             pins["teacher"] = clip.weights_digest(teacher.params)
         if not config.fresh:
@@ -94,7 +108,8 @@ def open_inputs(config: configs.Config) -> Inputs:
                 source = _source(config, lookup)
             pins["lookup"] = lookup.digest
             pins.setdefault("teacher", lookup.manifest["teacher"]["digest"])
-        logging.info("regions come from %s; %s", source, _describe(plans["train"], config, student))
+        way = _describe(plans["train"], config, student) if plans else "classes are fixed features"
+        logging.info("regions come from %s; %s", source, way)
     return Inputs(
         config=config,
         student=student,
@@ -107,7 +122,25 @@ def open_inputs(config: configs.Config) -> Inputs:
         dtype=towers.compute_dtype(config.dtype),
         pins=pins,
         growing=growing,
+        namer=namer(config, student, load),
     )
+
+
+def namer(
+    config: configs.Config, student: clip.Clip, load: Callable[[str], clip.Clip]
+) -> clip.Clip | None:
+    """`Inputs.namer`; `load` opens the teacher by its name."""
+    if not config.trained or config.learns.text:
+        return None
+    return load(config.teacher) if config.learns.projector else student
+
+
+def named(
+    config: configs.Config, model: clip.Clip, names: Sequence[str], template: str
+) -> Float[np.ndarray, "C D"]:
+    """The classes as the namer says them: the teacher in the data set's sentence, the student in VPT's."""
+    sentence = template if config.learns.projector else clip.zeroshot.TEMPLATE
+    return text.template_features(model, names, [sentence])
 
 
 def _classes(parts: Mapping[str, datasets.Dataset]) -> dict[str, tuple[str, ...]]:
@@ -129,6 +162,7 @@ def text_plans(
             names,
             student.tokenizer,
             context=prompt.context,
+            words=prompt.words,
             position=prompt.class_token_position,
             context_length=length,
         )
@@ -145,11 +179,11 @@ def text_plans(
     }
 
 
-def _teacher(config: configs.Config) -> clip.Clip | None:
+def _teacher(config: configs.Config, load: Callable[[str], clip.Clip]) -> clip.Clip | None:
     """The teacher, to run or to compare its digest with the lookup's; None where only its name can be compared."""
     local = config.teacher.startswith("world:") or pathlib.Path(config.teacher).is_dir()
-    if config.teacher_source == "online" or local:
-        return towers.load(config.teacher)
+    if config.online or config.learns.projector or local:
+        return load(config.teacher)
     # Reading a lookup needs no teacher, and none is downloaded to compute a digest.
     return None
 
@@ -161,8 +195,8 @@ def _expected(
     teacher: clip.Clip | None,
     teacher_digest: str | None,
 ) -> lookups.Expected:
-    online = config.distilled and config.teacher_source == "online"
     labels = config.stored_labels
+    images = config.online or not config.frozen_pictures
     return lookups.Expected(
         items=train.train,
         root=train.root,
@@ -173,7 +207,7 @@ def _expected(
         logit_scale=math.exp(teacher.params["logit_scale"]) if labels and teacher else None,
         scale=config.lookup.scale,
         regions_per_visit=config.regions_per_visit,
-        source="images" if online else config.data.source,
+        source="images" if images else config.data.source,
         student_digest=student_digest,
     )
 
@@ -195,7 +229,7 @@ def _source(config: configs.Config, lookup: lookups.Lookup) -> str:
 
 def _describe(plan: text.Plan, config: configs.Config, student: clip.Clip) -> str:
     """The text tower's way, and about how much memory a step takes there."""
-    tower, sets = student.config.text, 1 + config.effective_loss.dual
+    tower, sets = student.config.text, len(config.signs)
     tokens = min(sets * plan.tokens, plan.max_tokens)
     memory = tokens * tower.layers * tower.width * _BYTES_PER_UNIT / 2**20
     sizes = ", ".join(f"{len(b.rows)} x {b.ids.shape[1]}" for b in plan.buckets)

@@ -11,6 +11,7 @@ accumulated batches stay exact; `mean` divides at the very end. Everything is co
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,9 @@ class LossConfig:
       recover: where a truncated label's missing mass goes: "spread" evenly over the other classes, or "renormalise"
         (dropped; then only the forward KL is defined).
       kgcoop_weight: weight of KgCoOp's distance between learned and template features.
+      prograd_lambda: share of the opposing gradient that ProGrad takes out.
+      promptsrc_text, promptsrc_image, promptsrc_logits: weights of PromptSRC's three terms.
+      kd_weight: PromptKD's, of the KL divided by the number of classes.
     """
 
     dual: bool = True
@@ -54,6 +58,11 @@ class LossConfig:
     lam_pcd: float = 0.1
     recover: str = "spread"
     kgcoop_weight: float = 8.0
+    prograd_lambda: float = 1.0
+    promptsrc_text: float = 25.0
+    promptsrc_image: float = 10.0
+    promptsrc_logits: float = 1.0
+    kd_weight: float = 1000.0
 
 
 @jax.tree_util.register_dataclass
@@ -174,15 +183,29 @@ def label_kls(
         return forward, jnp.sum(jnp.exp(stored) * (stored - log_q), axis=-1)
 
     assert labels.rest is not None
-    rest = _full(labels.rest, logits)
-    normaliser = jax.nn.logsumexp(jnp.concatenate([logp, rest[:, None]], axis=-1), axis=-1)
-    log_q = logp - normaliser[:, None]
-    log_rho = rest - normaliser - math.log(others)
+    log_q, log_rho = spread(logp, _full(labels.rest, logits), others)
     tail = others * log_rho - (jnp.sum(log_p, axis=-1) - jnp.sum(stored, axis=-1))
     forward = jnp.sum(jnp.exp(log_q) * (log_q - stored), axis=-1) + jnp.exp(log_rho) * tail
     negative_entropy = jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
     above = jnp.sum(jnp.exp(stored) * (log_q - log_rho[:, None]), axis=-1)
     return forward, negative_entropy - above - log_rho
+
+
+def spread(
+    logp: Float[Array, "B K"], rest: Float[Array, "B"], others: int
+) -> tuple[Float[Array, "B K"], Float[Array, "B"]]:
+    """Truncated labels as a distribution that sums to one: what is not stored is shared evenly.
+
+    Args:
+      logp: of the K stored classes.
+      rest: log of what they leave.
+      others: m = C - K, at least 1.
+
+    Returns:
+      (log q of the stored classes, log rho of each other class).
+    """
+    normaliser = jax.nn.logsumexp(jnp.concatenate([logp, rest[:, None]], axis=-1), axis=-1)
+    return logp - normaliser[:, None], rest - normaliser - math.log(others)
 
 
 def positive_term(
@@ -228,7 +251,7 @@ def distance_term(
 
 def pcd_term(
     regions: Float[Array, "B D"],
-    positive_text: Float[Array, "C D"],
+    positive_text: Float[Array, "C D"] | Float[Array, "B C D"],
     negative_text: Float[Array, "C D"],
     classes: Int[Array, "B"],
     weight: Float[Array, "B"],
@@ -249,21 +272,27 @@ def pcd_term(
 
     Args:
       regions: unit-norm image features u.
-      positive_text: unit-norm text features t+.
+      positive_text: unit-norm text features t+; with a context per picture, region i's own, which are the ones in G_ij.
       negative_text: likewise t-.
       classes: the teacher's arg-max class of each region.
       weight: informativeness times mask.
       margin: m, on cosines without the logit scale.
-      unit: divide M_ij by |s_ab|.
+      unit: divide M_ij by |s_ab|; without a context per picture.
 
     Returns:
       (sum of w_i w_j hinge_ij, sum of w_i w_j) over ordered pairs with different classes.
     """
-    difference = _full(positive_text) - _full(negative_text)
-    gram = jnp.take(_full(regions) @ difference.T, classes, axis=1)
+    if positive_text.ndim == 3:
+        own = jnp.einsum("bd,bcd->bc", _full(regions), _full(positive_text))
+        gram = jnp.take(own - _full(regions) @ _full(negative_text).T, classes, axis=1)
+        difference = None
+    else:
+        difference = _full(positive_text) - _full(negative_text)
+        gram = jnp.take(_full(regions) @ difference.T, classes, axis=1)
     own = jnp.diagonal(gram)
     gap = own[:, None] + own[None, :] - gram - gram.T
     if unit:
+        assert difference is not None
         chosen = jnp.take(difference, classes, axis=0)
         inner = chosen @ chosen.T
         length = jnp.diagonal(inner)
@@ -280,7 +309,7 @@ def fdbpl(
     labels: SoftLabels,
     logits: Float[Array, "S B C"],
     regions: Float[Array, "B D"],
-    text: Float[Array, "S C D"],
+    text: Float[Array, "S C D"] | Sequence[Float[Array, "..."]],
     mask: Float[Array, "B"],
     config: LossConfig,
 ) -> tuple[Float[Array, ""], dict[str, Pair]]:
@@ -292,7 +321,7 @@ def fdbpl(
       labels: the teacher's labels of the B regions.
       logits: logit scale times cosine with the text features; S = 2 (positive, negative), or 1 without `dual`.
       regions: unit-norm image features.
-      text: unit-norm text features of the same prompts.
+      text: unit-norm text features of the same prompts, each as `pcd_term` takes them.
       mask: 1 for real regions, 0 for padding.
       config: the switches.
 

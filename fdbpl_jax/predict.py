@@ -5,9 +5,10 @@ D embedding width.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from core_jax import clip
+from fdbpl_jax import average, datasets, evaluate, prompted, templates, text, towers
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, evaluate, text, towers
-from fdbpl_jax.inputs import text_plans
+from fdbpl_jax.inputs import named, namer, text_plans
 
 
 class PredictError(ValueError):
@@ -66,17 +67,19 @@ class Predictor:
 
     Attributes:
       names: C class names.
-      student: the image tower.
-      positive: text features of the learned (or template) prompts.
+      student: the image tower, with the learned tokens and projector, where there are any.
+      positive: text features of the learned (or template) prompts; None where every picture has its own.
       negative: those of the negative prompts, where the run learned any.
       scale: exp of the student's logit scale.
+      by_picture: cosines of pictures with the classes, each in its own context; None where `positive` serves all.
     """
 
     names: tuple[str, ...]
     student: towers.Student
-    positive: Float[np.ndarray, "C D"]
+    positive: Float[np.ndarray, "C D"] | None
     negative: Float[np.ndarray, "C D"] | None
     scale: float
+    by_picture: Callable[[Float[np.ndarray, "n D"]], Float[np.ndarray, "n C"]] | None = None
 
     def __call__(
         self,
@@ -106,7 +109,11 @@ class Predictor:
                 "train with method=fdbpl and loss.dual=True"
             )
         features = self._features(pictures, progress)
-        logits = self.scale * features @ self.positive.T
+        if self.positive is None:
+            assert self.by_picture is not None
+            logits = self.scale * self.by_picture(features)
+        else:
+            logits = self.scale * features @ self.positive.T
         chance = np.exp(logits - logits.max(axis=-1, keepdims=True))
         chance /= chance.sum(axis=-1, keepdims=True)
         best = np.argsort(-chance, axis=-1, kind="stable")[:, :top_k]
@@ -161,47 +168,80 @@ def _template(settings: configs.Config) -> str:
 
 
 def predictor(
-    config: Mapping[str, Any], trainable: Mapping[str, Any], *, classes: Sequence[str] | None = None
+    config: Mapping[str, Any],
+    trainable: Mapping[str, Any],
+    *,
+    stats: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Predictor:
     """A predictor from a run's configuration and trained parameters.
 
     Args:
       config: the run's ConfigDict (or a nested mapping).
-      trainable: the run's trained parameters; {} for the zero-shot method.
+      trainable: the run's trained parameters; {} for the zero-shot method. Of an average over epochs that is used.
+      stats: the run's statistics; needed where it learned a projector.
       classes: class names to choose from; any, since the context is shared. None takes the data set's.
 
     Raises:
-      PredictError: another number of classes than a class-specific context has.
+      PredictError: another number of classes than a class-specific context has; a projector without its statistics.
       PromptError: names too long for the text tower.
     """
     settings = configs.read(config)
     names = tuple(class_names(config) if classes is None else classes)
     model = towers.load(settings.student)
     dtype = towers.compute_dtype(settings.dtype)
-    if "context" not in trainable:
-        features = {"positive": text.template_features(model, names, [_template(settings)])}
-    else:
-        context = {sign: jnp.asarray(value) for sign, value in trainable["context"].items()}
-        count = len(context["positive"])
-        if settings.prompt.class_specific and count != len(names):
-            raise PredictError(
-                f"this run learned a context for each of {count} classes, and {len(names)} names were given: "
-                "give the names it was trained on"
-            )
-        plan = text_plans(settings, model, {"given": names})["given"]
-        encode = jax.jit(
-            lambda tower, vectors: text.class_features(
-                {"text": tower}, model.config, plan, vectors, jnp.dtype(dtype)
-            )
+    prompts, stats = jax.tree.map(jnp.asarray, average.judged(trainable)), stats or {}
+    if "projector" in prompts and "projector" not in stats:
+        raise PredictError(
+            "this run learned a projector, which normalises by the statistics of its training: hand over the run's stats"
         )
-        features = {
-            sign: np.asarray(encode(model.params["text"], vectors[None]))[0]
-            for sign, vectors in context.items()
-        }
+    features, by_picture = {}, None
+    if "context" in prompts:
+        _check_count(settings, prompts["context"], len(names))
+        plan = text_plans(settings, model, {"given": names})["given"]
+        tower = jax.device_put(model.params["text"])
+        encode = jax.jit(
+            lambda tower, prompts, sign: prompted.class_features(
+                {"text": tower}, model.config, plan, prompts, signs=(sign,), dtype=jnp.dtype(dtype)
+            ),
+            static_argnums=2,
+        )
+        if "meta" in prompts:
+            options = {"dtype": dtype, "title": "pictures, each in its own context"}
+            by_picture = functools.partial(
+                prompted.cosines_by_picture, tower, model.config, plan, prompts, **options
+            )
+        shared = [sign for sign in prompts["context"] if by_picture is None or sign == "negative"]
+        features = {sign: np.asarray(encode(tower, prompts, sign))[0] for sign in shared}
+    if "positive" not in features and by_picture is None:
+        features["positive"] = _fixed(settings, model, names)
     return Predictor(
         names=names,
-        student=towers.student(model, settings.student, dtype=dtype),
-        positive=features["positive"],
+        student=prompted.student(model, settings.student, prompts, stats, dtype=dtype),
+        positive=features.get("positive"),
         negative=features.get("negative"),
         scale=float(np.exp(np.float32(model.params["logit_scale"]))),
+        by_picture=by_picture,
     )
+
+
+def _check_count(settings: configs.Config, context: Mapping[str, Any], given: int) -> None:
+    """Refuse other classes where each has a context of its own."""
+    count = len(next(iter(context.values())))
+    if settings.prompt.class_specific and count != given:
+        raise PredictError(
+            f"this run learned a context for each of {count} classes, and {given} names were given: "
+            "give the names it was trained on"
+        )
+
+
+def _fixed(
+    settings: configs.Config, model: clip.Clip, names: Sequence[str]
+) -> Float[np.ndarray, "C D"]:
+    """Text features of classes in sentences that nothing was learned of."""
+    template = _template(settings)
+    speaker = namer(settings, model, towers.load)
+    if speaker is not None:
+        return named(settings, speaker, names, template)
+    sentences = templates.resolve(settings.data.templates, own=template)
+    return text.template_features(model, names, sentences)

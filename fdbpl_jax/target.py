@@ -9,7 +9,7 @@ import numpy as np
 
 from core_jax import clip
 from fdbpl_jax import config as configs
-from fdbpl_jax import datasets, label, layout, regions, towers
+from fdbpl_jax import datasets, dictionary, label, layout, regions, towers
 from fdbpl_jax import plan as plans
 
 Path = pathlib.Path
@@ -137,9 +137,9 @@ def from_config(
         raise ValueError(
             "also_split and also_template describe a second lookup: name its folder, also=DIR"
         )
-    orders: list[tuple[str | Path, str, str]] = [(chosen.dir, data.split, data.template)]
+    orders: list[tuple[str | Path, str, str]] = [(chosen.dir, data.train_split, data.template)]
     if also is not None:
-        orders.append((also, also_split or data.split, also_template or data.template))
+        orders.append((also, also_split or data.train_split, also_template or data.template))
     labelled = [_labelled(settings, split, template) for _, split, template in orders]
     spaces = [(dataset.classes, dataset.template) for dataset, _ in labelled]
     if spaces[1:] == spaces[:1]:
@@ -197,20 +197,24 @@ def _labelled(
     data = settings.data
     seeds = settings.lookup.seeds or settings.seeds or (data.seed,)
     full = datasets.read(data.dataset, data.root, template=template or None)
-    picked = datasets.half(datasets.union(full, data.shots, seeds), data.split)
+    trained = data.train_split
+    picked = datasets.half(datasets.union(full, data.shots, seeds), trained)
     origin = {
-        "split": data.split,
+        "split": trained,
         "shots": data.shots,
         "seeds": list(seeds),
         "dataset_digest": full.digest,
         "few_shot_digests": {
             str(seed): datasets.list_digest(
-                datasets.half(datasets.few_shot(full, data.shots, seed), data.split).train
+                datasets.half(datasets.few_shot(full, data.shots, seed), trained).train
             )
             for seed in seeds
         },
     }
-    if split == data.split:
+    if split == trained and settings.data.dictionary:
+        picked = dictionary.label_space(settings, picked)
+        return picked, origin | {"label_space": "dictionary"}
+    if split == trained:
         return picked, origin
     classes = datasets.half(full, split).classes
     return datasets.relabel(picked, classes), origin | {"label_space": split}

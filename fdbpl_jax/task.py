@@ -1,32 +1,41 @@
-"""FDBPL and the methods beside it as one task: zero-shot, CoOp, KgCoOp, KDPL and FDBPL (arXiv 2505.18053).
+"""Prompt learning as one task: any learner (`learners`) under zero-shot, hard labels, KDPL or FDBPL (arXiv 2505.18053).
 
-One configuration, one loss function. With text-only prompts and stored features a step gathers features by id, computes
-the text features of all prompt sets by shared prefix, and evaluates the losses: nothing else. The towers are in
-`Params.frozen`; what is trained is the context alone. Shapes: B regions, C classes, S prompt sets, D embedding width.
+One configuration, one loss function (`objective.loss`). The towers are in `Params.frozen`; what is trained is the prompts
+alone (`prompted.init`). Shapes: B regions, C classes, D embedding width.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from core_jax import clip
-from core_jax.train import Aux, Params, Task, memory
+from core_jax.train import Params, Task
 from core_jax.train.sharding import over_model
+from fdbpl_jax import agnostic, average, data, datasets, evaluate, prompted, text
 from fdbpl_jax import config as configs
-from fdbpl_jax import data, evaluate, losses, prompts, regularisers, text
-from fdbpl_jax.inputs import Inputs, open_inputs
+from fdbpl_jax.inputs import Inputs, named, open_inputs
+from fdbpl_jax.objective import loss
 
-SIGNS = ("positive", "negative")
+__all__ = [
+    "build",
+    "init",
+    "learning_rate",
+    "loss",
+    "of_inputs",
+    "optimizer",
+    "steps_per_epoch",
+    "train_data",
+]
 
-# Contexts are small, towers are not; what a lookup has is read by row.
+# Prompts are small, towers are not; what a lookup has is read by row.
 _RULES = (("trainable/.*", PartitionSpec()), ("frozen/(student|teacher)/.*", over_model))
 
 
@@ -46,10 +55,12 @@ def build(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Task:
 
 def of_inputs(inputs: Inputs, judged: dict | None = None) -> Task:
     """The task of opened inputs; `judged` as `evaluate.Judge` takes it."""
-    trained = inputs.config.method != "zeroshot"
+    trained = inputs.config.trained
     return Task(
         init=functools.partial(init, inputs),
-        loss=functools.partial(loss, inputs),
+        loss=functools.partial(
+            agnostic.loss if inputs.config.data.dictionary else loss, inputs
+        ),
         train_data=functools.partial(train_data, inputs),
         evaluate=evaluate.Judge(inputs, judged),
         optimizer=functools.partial(optimizer, inputs.config, steps_per_epoch(inputs)),
@@ -67,20 +78,24 @@ def steps_per_epoch(inputs: Inputs) -> int:
 
 
 def init(inputs: Inputs, key: PRNGKeyArray) -> Params:
-    """The context as it starts, and the frozen arrays that the method's step needs, no more."""
+    """The prompts as they start, and the frozen arrays that the step needs, no more."""
     config, student = inputs.config, inputs.student
-    frozen: dict[str, Any] = {
-        "student": {name: student.params[name] for name in ("text", "logit_scale")}
-    }
-    if config.method == "zeroshot":
+    held = ("text", "logit_scale") if config.signs or not config.trained else ("logit_scale",)
+    frozen: dict[str, Any] = {"student": {name: student.params[name] for name in held}}
+    if not config.trained:
         return Params(trainable={}, frozen=frozen)
-    context = prompts.init_context(
-        config.prompt,
+    names = inputs.train.classes
+    if inputs.namer is not None:
+        classes = named(config, inputs.namer, names, inputs.train.template)
+        frozen["classes"] = jnp.asarray(classes)
+    trainable, stats = prompted.init(
+        config,
         student,
-        classes=len(inputs.train.classes),
-        dual=config.effective_loss.dual,
+        classes=len(names),
+        named_width=frozen["classes"].shape[1] if "classes" in frozen else None,
         key=key,
     )
+    logging.info("%s learns %s numbers", config.label, f"{prompted.count(trainable):,}")
     if inputs.source in ("images", "fresh"):
         frozen["student"]["vision"] = student.params["vision"]
     if inputs.source == "resident":
@@ -91,116 +106,27 @@ def init(inputs: Inputs, key: PRNGKeyArray) -> Params:
             n: jnp.asarray(a) for n, a in stored.items() if n not in ("box", "flip")
         }
     if inputs.teacher is not None:
-        classes = text.template_features(
-            inputs.teacher, inputs.train.classes, [inputs.train.template]
-        )
+        labels = text.template_features(inputs.teacher, names, [inputs.train.template])
         frozen["teacher"] = {
             "vision": inputs.teacher.params["vision"],
-            "text": jnp.asarray(classes),
+            "text": jnp.asarray(labels),
             "logit_scale": inputs.teacher.params["logit_scale"],
         }
-    if config.method == "kgcoop":
-        template = text.template_features(student, inputs.train.classes, [inputs.train.template])
-        frozen["template"] = jnp.asarray(template)
-    return Params(trainable={"context": context}, frozen=frozen)
+    if config.learns.regularisers:
+        frozen["template"] = jnp.asarray(_held_to(student, names, inputs.templates("train")))
+    return Params(trainable=trainable, frozen=frozen, stats=stats)
 
 
-def stack(context: dict[str, Array]) -> Array:
-    """The prompt sets, positive first: (S, M, d), or (S, C, M, d) with a context per class."""
-    return jnp.stack([context[sign] for sign in SIGNS if sign in context])
-
-
-def loss(
-    inputs: Inputs, trainable: dict, frozen: dict, stats: dict, batch: Any, key: PRNGKeyArray
-) -> tuple[Float[Array, ""], Aux]:
-    """The method's loss on one batch; see `losses`."""
-    config, batch = inputs.config, dict(batch)
-    if "lookup" in frozen:
-        batch |= data.gather(frozen["lookup"], batch["row"], batch["region"])
-    # Frozen image towers keep nothing for a backward pass: there is nothing to compute again but the text.
-    pieces = memory.Memory(accumulate=config.accumulate)
-    network = functools.partial(_see, inputs, frozen)
-    (regions, labels), _ = memory.run(network, {}, batch, memory=pieces, key=key)
-    classes_of = functools.partial(
-        text.class_features,
-        frozen["student"],
-        inputs.student.config,
-        inputs.plans["train"],
-        dtype=jnp.dtype(inputs.dtype),
-    )
-    features = (memory.again(classes_of) if config.remat else classes_of)(
-        stack(trainable["context"])
-    )
-    cosines = _cosines(regions, features)
-    logits = jnp.exp(frozen["student"]["logit_scale"]) * cosines
-    mask = batch["mask"]
-    if config.distilled:
-        value, metrics = losses.fdbpl(
-            labels, logits, regions, features, mask, config.effective_loss
-        )
-        classes = losses.top_class(labels)
-        metrics["agreement"] = _hits(logits[0], classes, mask)
-    else:
-        metrics = {"loss_ce": losses.coop(logits[0], batch["label"], mask)}
-        value, classes = losses.mean(metrics["loss_ce"]), batch["label"]
-        if config.method == "kgcoop":
-            metrics["loss_kg"] = regularisers.kgcoop(features[0], frozen["template"])
-            value = value + config.loss.kgcoop_weight * losses.mean(metrics["loss_kg"])
-    metrics["accuracy"] = _hits(logits[0], batch["label"], mask)
-    for sign, row in zip(SIGNS, cosines, strict=False):
-        similarity = jnp.take_along_axis(row, classes[:, None], axis=1)[:, 0]
-        metrics[f"similarity_{sign}"] = jnp.sum(mask * similarity), jnp.sum(mask)
-    return value, Aux(stats=stats, metrics=metrics)
-
-
-def _cosines(regions: Float[Array, "B D"], features: Float[Array, "S C D"]) -> Array:
-    # A factor of 100 follows: no bfloat16 or TF32 shortcut here.
-    return jnp.einsum("bd,scd->sbc", regions, features, precision=jax.lax.Precision.HIGHEST)
-
-
-def _hits(logits: Array, classes: Array, mask: Array) -> losses.Pair:
-    right = (jnp.argmax(logits, axis=-1) == classes).astype(jnp.float32)
-    return jnp.sum(mask * right), jnp.sum(mask)
-
-
-def _see(
-    inputs: Inputs, frozen: dict, stats: dict, batch: dict, key: PRNGKeyArray
-) -> tuple[tuple[Array, losses.SoftLabels | None], dict]:
-    """The features of regions and the teacher's labels of them; nothing is random."""
-    del key
-    labels = _labels(inputs, frozen, batch) if inputs.config.distilled else None
-    return (_regions(inputs, frozen, batch), labels), stats
-
-
-def _regions(inputs: Inputs, frozen: dict, batch: dict) -> Float[Array, "B D"]:
-    """Unit-norm image features: stored ones, or the frozen tower's."""
-    if "feature" in batch:
-        return clip.unit(batch["feature"].astype(jnp.float32))
-    return _encode(frozen["student"], inputs.student.config, batch["image"], batch, inputs.dtype)
-
-
-def _encode(params: dict, config: clip.ClipConfig, image: Array, batch: dict, dtype: str) -> Array:
-    image = jnp.where(batch["flip"][:, None, None, None], image[:, :, ::-1], image)
-    pixels = clip.normalise(image, config, jnp.dtype(dtype))
-    features = clip.encode_image(params, config, pixels)
-    assert not isinstance(features, tuple)
-    return clip.unit(features.astype(jnp.float32))
-
-
-def _labels(inputs: Inputs, frozen: dict, batch: dict) -> losses.SoftLabels:
-    """The teacher's labels: from the lookup, or made now by the teacher itself."""
-    if inputs.teacher is None:
-        return losses.SoftLabels(
-            logp=batch["logp"],
-            entropy=batch["entropy"],
-            index=batch.get("index"),
-            rest=batch.get("rest"),
-        )
-    teacher, config = frozen["teacher"], inputs.teacher.config
-    image = batch.get("teacher_image", batch["image"])
-    features = _encode(teacher, config, image, batch, inputs.dtype)
-    cosines = _cosines(features, teacher["text"][None])[0]
-    return losses.dense_labels(jnp.exp(teacher["logit_scale"]) * cosines)
+def _held_to(
+    student: clip.Clip, names: Sequence[str], templates: Sequence[str]
+) -> Float[np.ndarray, "C D"]:
+    """The frozen student's text features that regularisers hold to, unit norm."""
+    if len(templates) == 1:
+        return text.template_features(student, names, templates)
+    # PromptSRC's code averages them as the tower gives them, unlike CLIP's own ensembles.
+    each = [clip.zeroshot.text_features(student, datasets.texts(names, one)) for one in templates]
+    total = np.mean(each, axis=0)
+    return total / np.linalg.norm(total, axis=-1, keepdims=True)
 
 
 def train_data(inputs: Inputs, seed: int) -> Any:
@@ -239,9 +165,13 @@ def learning_rate(config: configs.Config, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: configs.Config, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum; weight decay is added to the gradient first and acts on the prompts too."""
-    return optax.chain(
+    """SGD with momentum, and the learner's average over epochs; weight decay is added to the gradient first, on prompts too."""
+    descent = optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         optax.trace(config.momentum),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+    if not (config.trained and config.learns.average):
+        return descent
+    mean, std = config.average.mean, config.average.std
+    return average.over_epochs(descent, epochs=config.epochs, steps=steps, mean=mean, std=std)

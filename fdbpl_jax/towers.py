@@ -101,7 +101,7 @@ def label_space(
 ) -> Callable[[Float[Array, "B D"]], Float[Array, "B C"]]:
     """`Teacher.label` of a class list; `dataclasses.replace(teacher, label=...)` labels in another one."""
     text = text_features(model, datasets.texts(classes, template))
-    _, replicated = _local_shardings()
+    _, replicated = local_shardings()
     return functools.partial(_logits, jax.device_put(text, replicated), _logit_scale(model))
 
 
@@ -137,14 +137,14 @@ def _logit_scale(model: clip.Clip) -> float:
 
 
 def _image_tower(model: clip.Clip, dtype: str) -> Callable[[np.ndarray, np.ndarray], Array]:
-    sharding, replicated = _local_shardings()
+    sharding, replicated = local_shardings()
     # On the devices from its first batch on: a run that finds all labels there never needs the room.
     vision = functools.cache(lambda: jax.device_put(model.params["vision"], replicated))
     forward = functools.partial(_features, config=model.config, dtype=dtype)
     return lambda pixels, flip: forward(vision(), *jax.device_put((pixels, flip), sharding))
 
 
-def _local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:
+def local_shardings() -> tuple[jax.NamedSharding, jax.NamedSharding]:
     """Batches split over this process' own devices, weights on each: a build has no collectives."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     spec = jax.sharding.PartitionSpec

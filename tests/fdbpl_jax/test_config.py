@@ -116,8 +116,8 @@ def test_what_each_method_reads():
 
     assert read().stored_labels
     assert not read(method="zeroshot").needs_lookup
-    assert read(method="coop").fresh
-    assert not read(method="coop", data={"source": "features"}).fresh
+    assert read(method="ce").fresh
+    assert not read(method="ce", data={"source": "features"}).fresh
     online = read(method="kdpl", teacher_source="online")
     assert online.fresh
     assert not online.needs_lookup

@@ -64,7 +64,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_parameters(settings, ref
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "coop"}, "method=coop"),
+        ({"method": "ce"}, "method=ce"),
         ({"method": "kdpl", "teacher_source": "online"}, "teacher_source=online"),
         ({"data__resident": "True"}, "data.resident=True"),
         ({"data__fresh": "True"}, "data.fresh=True"),

@@ -144,8 +144,8 @@ def test_padded_regions_change_nothing(fdbpl):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "coop"},
-        {"method": "kgcoop", "data__source": "features"},
+        {"method": "ce"},
+        {"method": "ce", "learner": "kgcoop", "data__source": "features"},
         {"method": "kdpl"},
         {"method": "kdpl", "teacher_source": "online"},
         {"method": "fdbpl", "loss__pcd_unit": True, "prompt__class_token_position": "middle"},

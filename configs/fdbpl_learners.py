@@ -1,0 +1,153 @@
+"""Published recipes of prompt learners at CLIP ViT-B/16, as changes of a configuration; used by the other fdbpl_*.py.
+
+python -m launch.train --config=configs/fdbpl_world.py:maple --workdir=runs/maple
+python -m launch.train --config=configs/fdbpl_caltech101.py:l14_b16+promptsrc --workdir=runs/promptsrc --config.method=fdbpl
+
+Numbers are those of the authors' configuration files for base-to-new with 16 shots: how many vectors stand where, learning
+rate, pictures a step, epochs, weights. All use SGD with a cosine schedule, a first epoch at 1e-5, and one crop a picture
+and visit of 8 to 100 % of its area. Other protocols' numbers (one run on ImageNet for other data sets) are in CROSS.
+"""
+
+from typing import Any
+
+import ml_collections
+
+_WORDS = {"prompt.context": 4, "prompt.context_init": "a photo of a", "prompt.depth": 1}
+_NOISE = {"prompt.context": 16, "prompt.context_init": "", "prompt.negative_init": ""}
+# Independent text and visual prompts, 4 each in the first 9 blocks.
+_BOTH = {**_WORDS, "prompt.depth": 9, "visual.tokens": 4, "visual.depth": 9}
+
+# learner -> (method, numbers of its structure and of its loss, numbers of its training)
+_PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "coop": ("ce", _NOISE, {"lr": 2e-3, "batch_size": 32, "epochs": 200}),
+    "cocoop": ("ce", _WORDS, {"lr": 2e-3, "batch_size": 1, "epochs": 10}),
+    "kgcoop": (
+        "ce",
+        {**_WORDS, "loss.kgcoop_weight": 8.0},
+        {"lr": 2e-3, "batch_size": 128, "epochs": 100},
+    ),
+    "prograd": (
+        "ce",
+        {**_NOISE, "loss.prograd_lambda": 1.0},
+        {"lr": 2e-3, "batch_size": 32, "epochs": 100},
+    ),
+    "vpt": (
+        "ce",
+        {"visual.tokens": 8, "visual.depth": 12, "prompt.depth": 1},
+        {"lr": 2.5e-3, "batch_size": 4, "epochs": 5},
+    ),
+    "ivlp": ("ce", _BOTH, {"lr": 2.5e-3, "batch_size": 4, "epochs": 20}),
+    "maple": (
+        "ce",
+        {
+            "prompt.context": 2,
+            "prompt.context_init": "a photo",
+            # FDBPL's, in the same sentence: "no photo of a".
+            "prompt.negative_init": "no photo",
+            "prompt.words": "of a",
+            "prompt.depth": 9,
+        },
+        {"lr": 3.5e-3, "batch_size": 4, "epochs": 5},
+    ),
+    "promptsrc": (
+        "ce",
+        {
+            **_BOTH,
+            "data.templates": ("promptsrc_60",),
+            "loss.promptsrc_text": 25.0,
+            "loss.promptsrc_image": 10.0,
+            "loss.promptsrc_logits": 1.0,
+            "average.mean": 15.0,
+            "average.std": 1.0,
+        },
+        {"lr": 2.5e-3, "batch_size": 4, "epochs": 20},
+    ),
+    "promptkd": (
+        "kdpl",
+        {
+            "visual.tokens": 4,
+            "visual.depth": 9,
+            "prompt.depth": 1,
+            # 200 for FGVC-Aircraft, Oxford Flowers and DTD.
+            "loss.kd_weight": 1000.0,
+            "loss.kl": (1.0, 0.0),
+        },
+        {
+            "lr": 5e-3,
+            "batch_size": 8,
+            "epochs": 20,
+            # Pictures of all classes, all there are, without their labels.
+            "data.transductive": True,
+            "data.shots": 0,
+        },
+    ),
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    name: {
+        "learner": name,
+        "method": method,
+        **structure,
+        **training,
+        "regions_per_visit": 1,
+        "warmup_lr": 1e-5,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+    }
+    for name, (method, structure, training) in _PUBLISHED.items()
+}
+"""Learner to what its recipe changes, by dotted key."""
+
+CROSS: dict[str, dict[str, Any]] = {
+    "coop": {"epochs": 50},
+    "maple": {"prompt.depth": 3, "lr": 2.6e-3, "epochs": 2},
+    "promptsrc": {
+        "prompt.depth": 3,
+        "visual.depth": 3,
+        "average.mean": 6.0,
+        "average.std": 10.0,
+    },
+    "promptkd": {"visual.depth": 3},
+}
+"""What the authors change of it for cross-dataset transfer and domain generalisation: trained on ImageNet, all classes."""
+
+# Blocks of students that are not as deep as the published ones: (text, image).
+_BLOCKS = {"world:student": (2, 4), "world:teacher": (2, 6)}
+
+
+def structure(name: str, student: str) -> dict[str, Any]:
+    """What a learner is made of, by dotted key, without the numbers of its training.
+
+    Args:
+      name: a learner of RECIPES.
+      student: of the configuration; prompts in more blocks than those of the embedded world's towers are cut to these.
+    """
+    method, own, training = _PUBLISHED[_known(name)]
+    changes = {"learner": name, "method": method, **own}
+    changes |= {key: training[key] for key in ("data.transductive",) if key in training}
+    if student in _BLOCKS:
+        text, image = _BLOCKS[student]
+        limits = {"prompt.depth": min(text, image), "visual.depth": image}
+        changes |= {key: min(changes[key], limits[key]) for key in limits if key in changes}
+    return changes
+
+
+def apply(config: ml_collections.ConfigDict, name: str, *, recipe: bool = True) -> None:
+    """Make a configuration that of a learner, in place.
+
+    Args:
+      config: a complete one.
+      name: a learner of RECIPES.
+      recipe: also take the published numbers of its training; else those of the configuration stay.
+
+    Raises:
+      ValueError: there is no such learner.
+    """
+    changes = RECIPES[_known(name)] if recipe else {}
+    config.update_from_flattened_dict({**changes, **structure(name, config.student)})
+
+
+def _known(name: str) -> str:
+    if name not in _PUBLISHED:
+        raise ValueError(f"{name!r} is no learner; there are {', '.join(_PUBLISHED)}")
+    return name
