@@ -120,7 +120,8 @@ def build_all(
     share = shards or (crew.process, crew.processes)
     check_alike(targets)
     for target in targets:
-        plans.check(target.dataset, target.settings, *share)
+        named = target.origin.get("label_space") != "dictionary"
+        plans.check(target.dataset, target.settings, *share, named=named)
     images = begin(targets, share=share, crew=crew, progress=progress)
     first, settings = targets[0], targets[0].settings
     parts = [part for target in targets for part in target.parts()]

@@ -148,7 +148,8 @@ def open(target: Target, expected: lookups.Expected) -> Growing:
       ConfigError: it does not fit into memory.
     """
     settings, team = target.settings, crew.Crew.of_job()
-    plans.check(target.dataset, settings, team.process, team.processes)
+    named = target.origin.get("label_space") != "dictionary"
+    plans.check(target.dataset, settings, team.process, team.processes, named=named)
     parts = list(target.parts())
     _check_memory(target, parts)
     images = begin.begin([target], share=(team.process, team.processes), crew=team, progress=True)

@@ -107,8 +107,17 @@ def student_plan(student: towers.Student) -> dict[str, Any]:
     return json.loads(files.canonical_json({key: getattr(student, key) for key in keys}))
 
 
-def check(dataset: datasets.Dataset, settings: Settings, job: int, jobs: int) -> None:
+def check(
+    dataset: datasets.Dataset, settings: Settings, job: int, jobs: int, *, named: bool = True
+) -> None:
     """Refuses sizes that cannot work.
+
+    Args:
+      dataset: the pictures and the label space.
+      settings: of the lookup.
+      job: number of this job.
+      jobs: how many there are.
+      named: the label space is of these pictures; a dictionary may have none of their classes' names.
 
     Raises:
       ValueError: listing all of them.
@@ -116,7 +125,7 @@ def check(dataset: datasets.Dataset, settings: Settings, job: int, jobs: int) ->
     problems = []
     if not dataset.train:
         problems.append("the list of pictures is empty")
-    elif all(item.label < 0 for item in dataset.train):
+    elif named and all(item.label < 0 for item in dataset.train):
         problems.append("no picture belongs to a class of the label space")
     if not 0 <= job < jobs:
         problems.append(f"--shards={job}/{jobs}: expected 0 <= i < n")

@@ -75,7 +75,7 @@ def open_target(inputs: Inputs, target: Target) -> Inputs:
       PromptError: a class name is too long for the prompt.
     """
     config = inputs.config
-    if config.prompt.class_specific and config.method != "zeroshot":
+    if config.prompt.class_specific and config.trained:
         raise configs.ConfigError(
             f"config.prompt.class_specific=True: a context per class of {config.data.dataset} says nothing about the "
             f"classes of {target.name}; train with class_specific=False to judge on other data sets"
@@ -90,7 +90,8 @@ def open_target(inputs: Inputs, target: Target) -> Inputs:
         judge="test",
     )
     config, dataset = dataclasses.replace(config, data=data), target.read()
-    plans = text_plans(config, inputs.student, {PART: dataset.classes})
+    learned = config.signs or not config.trained
+    plans = text_plans(config, inputs.student, {PART: dataset.classes}) if learned else {}
     return dataclasses.replace(
         inputs, config=config, parts={PART: dataset}, plans={**inputs.plans, **plans}
     )

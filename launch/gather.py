@@ -114,6 +114,8 @@ def region_examples(runs_found: Iterable[Run], count: int = _PICTURES) -> list[d
         root = datasets.read(data.dataset, data.root, template=data.template or None).root
         # Pictures of classes outside the lookup's label space have no title.
         named = np.flatnonzero([image.label >= 0 for image in opened.images])
+        if not len(named):
+            continue
         rows = named[np.unique(np.linspace(0, len(named) - 1, count).astype(int))]
         return [
             {

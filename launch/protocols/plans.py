@@ -1,13 +1,16 @@
 """Which runs each protocol consists of: data set, classes and shots to train on, methods, and what they are judged on."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from fdbpl_jax import learners
+from configs import fdbpl_learners
+from fdbpl_jax import config as fdbpl_config
 from fdbpl_jax.transfer import Target
 from launch import config as config_lib
 from launch.compare import Arm
@@ -15,6 +18,8 @@ from launch.config import ConfigError
 from launch.protocols import sets
 
 AGNOSTIC = "class_agnostic"
+_TAUGHT = ("kdpl", "fdbpl")
+_SENTENCE = "a photo of a {}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +104,11 @@ def few_shot(wishes: Wishes) -> list[Stage]:
     for name in wishes.datasets or own:
         for number, shots in enumerate(wishes.shots):
             # Nothing is learned without training: once is enough.
-            arms = tuple(arm for arm in wishes.arms if not number or _method(arm) != "zeroshot")
+            arms = tuple(
+                arm
+                for arm in wishes.arms
+                if not number or _configured(wishes.config, arm).method != "zeroshot"
+            )
             config = _on(wishes, name, **{"data.split": "all", "data.shots": shots})
             folder = wishes.workdir / name / f"shots{shots}"
             stages.append(Stage(folder=folder, config=config, arms=arms))
@@ -116,30 +125,27 @@ def class_agnostic(wishes: Wishes) -> list[Stage]:
         raise ConfigError(
             "--dictionary is missing: name a text file with a class name in each line, some thousands of them"
         )
-    changes = {"data.dictionary": wishes.dictionary, "data.dictionary_top": wishes.top}
-    arms, twins = [], 0
-    for arm in wishes.arms:
-        arms.append(arm)
-        method = arm.changes.get("method", wishes.config.method)
-        if method in ("kdpl", "fdbpl"):
-            arms.append(Arm(f"{arm.label}+{AGNOSTIC}", {**arm.changes, **changes}))
-            twins += 1
+    twins = [arm for arm in wishes.arms if _configured(wishes.config, arm).method in _TAUGHT]
     if not twins:
         listed = ", ".join(arm.label for arm in wishes.arms)
         raise ConfigError(
             f"--methods={listed}: none of them learns from a teacher, and without class names there are no labels; "
-            "name kdpl, kdpl_online or fdbpl"
+            f"name one of method={' or '.join(_TAUGHT)}"
         )
-    targets = tuple(sets.targets(wishes.targets, wishes.root))
-    return [
-        Stage(
-            folder=wishes.workdir / name,
-            config=_on(wishes, name),
-            arms=tuple(arms),
-            targets=targets,
-        )
-        for name in wishes.datasets or (wishes.config.data.dataset,)
-    ]
+    targets, stages = tuple(sets.targets(wishes.targets, wishes.root)), []
+    for name in wishes.datasets or (wishes.config.data.dataset,):
+        config, folder = _on(wishes, name), wishes.workdir / name
+        changes = {
+            "data.dictionary": wishes.dictionary,
+            "data.dictionary_top": wishes.top,
+            # The data set's own sentence would say what its pictures are of.
+            "data.template": config.data.template or _SENTENCE,
+            "lookup.dir": str(folder / "lookup_dictionary"),
+        }
+        nameless = [Arm(f"{arm.label}+{AGNOSTIC}", {**arm.changes, **changes}) for arm in twins]
+        arms = (*wishes.arms, *nameless)
+        stages.append(Stage(folder=folder, config=config, arms=arms, targets=targets))
+    return stages
 
 
 PROTOCOLS: dict[str, Callable[[Wishes], list[Stage]]] = {
@@ -153,8 +159,7 @@ PROTOCOLS: dict[str, Callable[[Wishes], list[Stage]]] = {
 
 def own_arm(config: ml_collections.ConfigDict) -> Arm:
     """The configuration itself as a row, under the name that its result lines have."""
-    online = config.method in ("kdpl", "fdbpl") and config.teacher_source == "online"
-    return Arm(learners.label(config.method, config.learner, online=online), {})
+    return Arm(fdbpl_config.read(config.to_dict()).label, {})
 
 
 def _transfer(wishes: Wishes, own: Sequence[str]) -> list[Stage]:
@@ -164,11 +169,28 @@ def _transfer(wishes: Wishes, own: Sequence[str]) -> list[Stage]:
         Stage(
             folder=wishes.workdir / name,
             config=_on(wishes, name, **{"data.split": "all"}),
-            arms=wishes.arms,
+            arms=tuple(_crossing(wishes.config, arm) for arm in wishes.arms),
             targets=tuple(target for target in targets if target.name != name),
         )
         for name in names
     ]
+
+
+def _crossing(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
+    """A row with what the authors of its learner change of their recipe for transfer, where it holds to that recipe."""
+    own = _configured(config, arm)
+    recipe = fdbpl_learners.RECIPES.get(own.learner, {})
+    changes = fdbpl_learners.CROSS.get(own.learner, {})
+    held = all(_value(own, key) == recipe.get(key) for key in changes)
+    return Arm(arm.label, {**arm.changes, **changes}) if held and own.method != "zeroshot" else arm
+
+
+def _configured(config: ml_collections.ConfigDict, arm: Arm) -> ml_collections.ConfigDict:
+    return config_lib.override(config, arm.changes)
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), config)
 
 
 def _on(wishes: Wishes, name: str, **changes: Any) -> ml_collections.ConfigDict:
@@ -177,7 +199,3 @@ def _on(wishes: Wishes, name: str, **changes: Any) -> ml_collections.ConfigDict:
     template = data.template if name == data.dataset else ""
     values = {"data.dataset": name, "data.template": template, **changes}
     return config_lib.override(wishes.config, values)
-
-
-def _method(arm: Arm) -> str:
-    return str(arm.changes.get("method", ""))

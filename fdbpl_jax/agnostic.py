@@ -1,0 +1,132 @@
+"""Learning without class names: each batch is described by the names of a dictionary that are likeliest in it.
+
+KDPL's class-agnostic loss (arXiv 2407.03056). The teacher's softmax over all V names of a dictionary is averaged over the
+batch; the K names of largest mean are kept. Teacher and student are compared on these alone, each with a softmax of its own
+over them, so the student's text tower runs K sentences a step and not V. Shapes: B regions, V names, K kept ones.
+
+With a lookup the teacher's k stored names of each region stand for its softmax. Mass that was not stored is spread evenly over
+the other V - k names, as in `losses.label_kls`; what of it falls on the K kept ones stays, and the labels are normalised again.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from core_jax.train import Aux
+from fdbpl_jax import data, losses, objective, text
+from fdbpl_jax.inputs import Inputs
+
+# Of the logarithm of a probability that is none.
+_NEVER = -1e4
+# Frozen arrays that have a row for every name.
+_BY_NAME = ("classes", "template")
+
+
+def loss(
+    inputs: Inputs, trainable: dict, frozen: dict, stats: dict, batch: Any, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], Aux]:
+    """`objective.loss` on the names that are likeliest in the batch; arguments and result as there."""
+    batch = dict(batch)
+    if "lookup" in frozen:
+        batch |= data.gather(frozen["lookup"], batch["row"], batch["region"])
+    config, names = inputs.config, len(inputs.train.classes)
+    labels = objective.teacher_labels(inputs, frozen, batch)
+    chosen = likeliest(labels, batch["mask"], names=names, top=config.data.dictionary_top)
+    kept = restrict(labels, chosen, names=names, recover=config.loss.recover)
+    batch = {name: value for name, value in batch.items() if name not in ("index", "rest")}
+    batch |= {"logp": kept.logp, "entropy": kept.entropy}
+    # A label among the kept names counts within them; others are no name's.
+    among = batch["label"][:, None] == chosen[None, :]
+    batch["label"] = jnp.where(jnp.any(among, axis=1), jnp.argmax(among, axis=1), -1)
+    plans = dict(inputs.plans)
+    if "train" in plans:
+        plans["train"] = narrow(plans["train"], chosen)
+    held = {
+        name: jnp.take(value, chosen, axis=0) if name in _BY_NAME else value
+        for name, value in frozen.items()
+        if name not in ("lookup", "teacher")
+    }
+    # The labels are made: what follows reads them like those of a dense lookup.
+    inputs = dataclasses.replace(inputs, teacher=None, plans=plans)
+    return objective.loss(inputs, trainable, held, stats, batch, key)
+
+
+def likeliest(
+    labels: losses.SoftLabels, mask: Float[Array, "B"], *, names: int, top: int
+) -> Int[Array, "K"]:
+    """The names whose probability, averaged over the real regions, is largest, in descending order.
+
+    Args:
+      labels: dense or truncated labels over all names.
+      mask: 1 for real regions, 0 for padding.
+      names: V.
+      top: how many to keep; all of them where there are fewer.
+
+    Returns:
+      Their numbers; ties go to the lower one.
+    """
+    shares = mask[:, None] * jnp.exp(labels.logp.astype(jnp.float32))
+    if labels.index is None:
+        total = jnp.sum(shares, axis=0)
+    else:
+        total = jnp.zeros(names, jnp.float32).at[labels.index.reshape(-1)].add(shares.reshape(-1))
+    return jax.lax.top_k(jax.lax.stop_gradient(total), min(top, names))[1]
+
+
+def restrict(
+    labels: losses.SoftLabels, chosen: Int[Array, "K"], *, names: int, recover: str = "spread"
+) -> losses.SoftLabels:
+    """Labels over all names as dense ones over some of them, normalised over these.
+
+    Args:
+      labels: dense or truncated.
+      chosen: numbers of the names to keep.
+      names: V.
+      recover: as `losses.label_kls` has it, for truncated labels.
+
+    Returns:
+      Dense labels in the order of `chosen`. Their entropy is that over the kept names, in units of log K; of truncated
+      labels it is the stored one, over all names.
+    """
+    logp = labels.logp.astype(jnp.float32)
+    if labels.index is None:
+        return losses.dense_labels(jnp.take(logp, chosen, axis=-1))
+    others = names - labels.index.shape[-1]
+    elsewhere = jnp.full(len(logp), _NEVER, jnp.float32)
+    if others and recover == "spread":
+        assert labels.rest is not None
+        elsewhere = labels.rest.astype(jnp.float32) - math.log(others)
+    # B K k comparisons, and no array over all names for any region.
+    same = labels.index[:, None, :] == chosen[None, :, None]
+    stored = jnp.sum(jnp.where(same, logp[:, None, :], 0.0), axis=-1)
+    found = jnp.where(jnp.any(same, axis=-1), stored, elsewhere[:, None])
+    return losses.SoftLabels(logp=jax.nn.log_softmax(found), entropy=labels.entropy)
+
+
+def narrow(plan: text.Plan, chosen: Int[Array, "K"]) -> text.Plan:
+    """The plan of some classes of a plan, known only when it runs: one bucket, as long as the longest of all sentences."""
+    length = max(bucket.ids.shape[1] for bucket in plan.buckets)
+
+    def table(name: str) -> Array:
+        parts = []
+        for bucket in plan.buckets:
+            ids = jnp.asarray(getattr(bucket, name))
+            extra = ((0, 0), (0, length - ids.shape[1]))
+            # Behind the end token, where nothing looks.
+            parts.append(jnp.pad(ids, extra, mode="edge"))
+        return jnp.concatenate(parts)
+
+    ends = jnp.concatenate([jnp.asarray(bucket.end) for bucket in plan.buckets])
+    rows = jnp.take(jnp.asarray(plan.order), chosen)
+    bucket = text.Bucket(
+        rows=jnp.arange(len(chosen), dtype=jnp.int32),
+        ids=jnp.take(table("ids"), rows, axis=0),
+        slots=jnp.take(table("slots"), rows, axis=0),
+        end=jnp.take(ends, rows),
+    )
+    order = jnp.arange(len(chosen), dtype=jnp.int32)
+    return dataclasses.replace(plan, buckets=(bucket,), order=order)

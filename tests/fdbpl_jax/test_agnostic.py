@@ -1,0 +1,230 @@
+"""Learning without class names: the loss against KDPL's written out in numpy, selection, truncated labels, refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax import clip
+from fdbpl_jax import agnostic, config, data, dictionary, losses, objective, prompted, task
+from fdbpl_jax.losses import SoftLabels
+
+NAMES = (
+    *("red circle", "blue ring", "green dotted star", "striped cross", "heart"),
+    *("white plain diamond", "yellow plain cross", "purple square", "orange triangle"),
+)
+TOP = 5
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    path = tmp_path_factory.mktemp("names") / "names.txt"
+    path.write_text("\n".join(NAMES) + "\n\nheart\n")
+    return str(path)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@functools.cache
+def batch_of(seed=0, count=6):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (count, 32, 32, 3), np.uint8),
+        "flip": np.array([False, True] * (count // 2)),
+        "label": np.array([4, -1] * (count // 2), np.int32),
+        "mask": np.array([1.0] * (count - 1) + [0.0], np.float32),
+        "row": np.zeros(count, np.int32),
+        "region": np.zeros(count, np.int32),
+    }
+
+
+def build(settings, names, **changes):
+    own = {"method": "kdpl", "teacher_source": "online", "loss__kl": (0.5, 0.5)}
+    return task.build(
+        settings(**{**own, **changes}, data__dictionary=names, data__dictionary_top=TOP)
+    )
+
+
+def oracle(made, params, trainable, batch):
+    """KDPL's class-agnostic loss: features by the towers, everything behind them written out."""
+    inputs, frozen = made.evaluate.inputs, params.frozen
+    teacher, student = inputs.teacher, inputs.student
+
+    def see(params, config):
+        image = np.where(
+            batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"]
+        )
+        features = clip.encode_image(params, config, clip.normalise(image, config))
+        return clip.unit(features)
+
+    real = batch["mask"] > 0
+    scale = np.exp(np.asarray(teacher.params["logit_scale"]))
+    said = scale * np.asarray(see(teacher.params, teacher.config) @ frozen["teacher"]["text"].T)
+    chosen = np.argsort(-softmax(said[real]).mean(0), kind="stable")[:TOP]
+    text = prompted.class_features(
+        frozen["student"], student.config, inputs.plans["train"], trainable, dtype=jnp.float32
+    )[0]
+    logits = jnp.exp(frozen["student"]["logit_scale"]) * (
+        see({"vision": student.params["vision"]}, student.config) @ text.T
+    )
+    p, q = jax.nn.log_softmax(logits[:, chosen]), np.log(softmax(said[:, chosen]))
+    each = 0.5 * jnp.sum((jnp.exp(q) - jnp.exp(p)) * (q - p), axis=-1)
+    return jnp.sum(each[real]) / real.sum()
+
+
+def test_loss_and_gradient_equal_kdpls(settings, names):
+    made, batch = build(settings, names), batch_of()
+    params = made.init(jax.random.key(0))
+    value, aux = made.loss(params.trainable, params.frozen, {}, batch, jax.random.key(1))
+    expected = oracle(made, params, params.trainable, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    ours = jax.grad(lambda t: made.loss(t, params.frozen, {}, batch, jax.random.key(1))[0])
+    theirs = jax.grad(lambda t: oracle(made, params, t, batch))
+    gradient = ours(params.trainable)["context"]["positive"]
+    assert np.abs(gradient).max() > 1e-4
+    np.testing.assert_allclose(
+        gradient, theirs(params.trainable)["context"]["positive"], rtol=2e-4, atol=1e-6
+    )
+    assert float(aux.metrics["accuracy"][1]) == 5.0
+
+
+def test_all_names_kept_is_plain_distillation(settings, names):
+    made, batch = build(settings, names), batch_of()
+    inputs = made.evaluate.inputs
+    params = made.init(jax.random.key(0))
+    value, _ = objective.loss(inputs, params.trainable, params.frozen, {}, batch, jax.random.key(1))
+    whole = task.build(
+        settings(
+            method="kdpl",
+            teacher_source="online",
+            loss__kl=(0.5, 0.5),
+            data__dictionary=names,
+            data__dictionary_top=100,
+        )
+    )
+    kept, _ = whole.loss(params.trainable, params.frozen, {}, batch, jax.random.key(1))
+    np.testing.assert_allclose(kept, value, rtol=1e-5)
+
+
+def truncated(rng, count, names, k):
+    logp = np.log(softmax(3.0 * rng.normal(size=(count, names))))
+    index = np.argsort(-logp, axis=-1)[:, :k]
+    stored = np.take_along_axis(logp, index, -1)
+    rest = np.log1p(-np.exp(stored).sum(-1))
+    entropy = -(np.exp(logp) * logp).sum(-1) / np.log(names)
+    labels = SoftLabels(
+        logp=jnp.asarray(stored, jnp.float16),
+        entropy=jnp.asarray(entropy, jnp.float16),
+        index=jnp.asarray(index, jnp.int32),
+        rest=jnp.asarray(rest, jnp.float16),
+    )
+    return labels, index
+
+
+@pytest.mark.parametrize("recover", ["spread", "renormalise"])
+def test_truncated_labels_are_recovered_on_the_kept_names(recover):
+    labels, index = truncated(np.random.default_rng(0), 4, 30, 3)
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    total = np.zeros(30)
+    for row in range(3):
+        total[index[row]] += np.exp(np.asarray(labels.logp[row], np.float64))
+    chosen = agnostic.likeliest(labels, mask, names=30, top=6)
+    np.testing.assert_array_equal(chosen, np.argsort(-total, kind="stable")[:6])
+    kept = agnostic.restrict(labels, chosen, names=30, recover=recover)
+    for row in range(4):
+        full = np.zeros(30)
+        if recover == "spread":
+            full[:] = np.exp(float(labels.rest[row])) / 27
+        full[index[row]] = np.exp(np.asarray(labels.logp[row], np.float64))
+        wanted = full[np.asarray(chosen)]
+        if wanted.sum():
+            got = np.exp(np.asarray(kept.logp[row], np.float64))
+            np.testing.assert_allclose(got, wanted / wanted.sum(), rtol=1e-4, atol=1e-12)
+    assert np.all(np.isfinite(kept.logp))
+    np.testing.assert_array_equal(kept.entropy, labels.entropy)
+
+
+def test_kept_dense_labels_are_normalised_over_themselves():
+    rng = np.random.default_rng(1)
+    logits = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32)
+    chosen = jnp.array([5, 0, 7])
+    kept = agnostic.restrict(losses.dense_labels(logits), chosen, names=8)
+    wanted = softmax(np.asarray(logits)[:, [5, 0, 7]])
+    np.testing.assert_allclose(np.exp(kept.logp), wanted, rtol=1e-5)
+    entropy = -(wanted * np.log(wanted)).sum(-1) / np.log(3)
+    np.testing.assert_allclose(kept.entropy, entropy, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["prefix", "trimmed", "full"])
+def test_a_narrowed_plan_gives_the_same_features(settings, names, mode):
+    made = build(settings, names, prompt__text_mode=mode)
+    inputs = made.evaluate.inputs
+    params = made.init(jax.random.key(0))
+    chosen = jnp.array([7, 2, 0])
+
+    @jax.jit
+    def both(trainable, chosen):
+        plan = inputs.plans["train"]
+        run = functools.partial(
+            prompted.class_features, params.frozen["student"], inputs.student.config
+        )
+        whole = run(plan, trainable, dtype=jnp.float32)
+        return whole[:, chosen], run(agnostic.narrow(plan, chosen), trainable, dtype=jnp.float32)
+
+    whole, narrow = both(params.trainable, chosen)
+    np.testing.assert_allclose(narrow, whole, atol=2e-6)
+
+
+def test_a_lookup_over_a_dictionary_is_built_and_learned_from(settings, names, tmp_path):
+    from fdbpl_jax import build as builder
+
+    own = settings(
+        lookup__dir=str(tmp_path / "lookup"),
+        lookup__dense=False,
+        lookup__top_k=3,
+        data__dictionary=names,
+        data__dictionary_top=TOP,
+        data__template="a photo of a {}.",
+    )
+    builder.build_from_config(own, progress=False)
+    made = task.build(own)
+    inputs = made.evaluate.inputs
+    assert inputs.lookup.classes == NAMES
+    assert inputs.parts["base"].classes != NAMES
+    params = made.init(jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, next(iter(made.train_data(0))))
+    value, _ = jax.jit(made.loss)(params.trainable, params.frozen, {}, batch, jax.random.key(0))
+    assert np.isfinite(value)
+    # What the loss sees of the stored labels.
+    stored = data.gather(params.frozen["lookup"], batch["row"], batch["region"])
+    assert stored["index"].shape == (8, 3)
+
+
+def test_dictionaries_are_read_from_text_and_csv(tmp_path):
+    (tmp_path / "a.txt").write_text("red  ring\n\nstar\nred ring\n")
+    assert dictionary.read(tmp_path / "a.txt") == ("red ring", "star")
+    (tmp_path / "a.csv").write_text('ClassName,Source\n"ring, red",x\nstar,y\n')
+    assert dictionary.read(tmp_path / "a.csv") == ("ring, red", "star")
+    (tmp_path / "b.txt").write_text("one\n")
+    with pytest.raises(config.ConfigError, match="1 names; expected at least 2"):
+        dictionary.read(tmp_path / "b.txt")
+    with pytest.raises(config.ConfigError, match="expected a text file with a class name"):
+        dictionary.read(tmp_path / "none.txt")
+
+
+def test_labels_need_class_names(settings, names):
+    with pytest.raises(config.ConfigError, match="without class names there are no labels"):
+        task.build(settings(method="ce", data__dictionary=names))
+    changes = {"prompt__class_specific": True, "data__split": "all"}
+    with pytest.raises(config.ConfigError, match="nothing about the real classes"):
+        build(settings, names, **changes)
+
+
+def test_zero_shot_has_its_own_classes(settings, names):
+    made = task.build(settings(method="zeroshot", data__dictionary=names))
+    assert set(made.evaluate.inputs.train.classes).isdisjoint(NAMES)
