@@ -8,6 +8,7 @@ rate, pictures a step, epochs, weights. All use SGD with a cosine schedule, a fi
 and visit of 8 to 100 % of its area. Other protocols' numbers (one run on ImageNet for other data sets) are in CROSS.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -115,21 +116,26 @@ CROSS: dict[str, dict[str, Any]] = {
 _BLOCKS = {"world:student": (2, 4), "world:teacher": (2, 6)}
 
 
-def structure(name: str, student: str) -> dict[str, Any]:
-    """What a learner is made of, by dotted key, without the numbers of its training.
+def structure(name: str) -> dict[str, Any]:
+    """What a learner is made of and supervised with, by dotted key, without the numbers of its training.
 
-    Args:
-      name: a learner of RECIPES.
-      student: of the configuration; prompts in more blocks than those of the embedded world's towers are cut to these.
+    Raises:
+      ValueError: there is no such learner.
     """
     method, own, training = _PUBLISHED[_known(name)]
-    changes = {"learner": name, "method": method, **own}
-    changes |= {key: training[key] for key in ("data.transductive",) if key in training}
-    if student in _BLOCKS:
-        text, image = _BLOCKS[student]
-        limits = {"prompt.depth": min(text, image), "visual.depth": image}
-        changes |= {key: min(changes[key], limits[key]) for key in limits if key in changes}
-    return changes
+    pictures = {key: training[key] for key in ("data.transductive",) if key in training}
+    return {"learner": name, "method": method, **own, **pictures}
+
+
+def within(changes: Mapping[str, Any], student: str) -> dict[str, Any]:
+    """The same changes, with prompts in more blocks than the embedded world's small towers have cut to these."""
+    if student not in _BLOCKS:
+        return dict(changes)
+    text, image = _BLOCKS[student]
+    limits = {"prompt.depth": min(text, image), "visual.depth": image}
+    return {
+        key: min(value, limits[key]) if key in limits else value for key, value in changes.items()
+    }
 
 
 def apply(config: ml_collections.ConfigDict, name: str, *, recipe: bool = True) -> None:
@@ -143,8 +149,8 @@ def apply(config: ml_collections.ConfigDict, name: str, *, recipe: bool = True) 
     Raises:
       ValueError: there is no such learner.
     """
-    changes = RECIPES[_known(name)] if recipe else {}
-    config.update_from_flattened_dict({**changes, **structure(name, config.student)})
+    changes = structure(name) if not recipe else RECIPES[_known(name)]
+    config.update_from_flattened_dict(within(changes, config.student))
 
 
 def _known(name: str) -> str:

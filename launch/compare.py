@@ -253,7 +253,7 @@ def jobs(
     for arm in chosen:
         for seed in seeds:
             changes = {**comparison.changes(base, seed=seed, **places), **arm.changes}
-            config = config_lib.override(base, changes)
+            config = config_lib.override(base, comparison.fitted(base, changes))
             for place, change in fold_changes(config, folds).items():
                 own = config_lib.override(config, change)
                 folder = workdir / arm.label / f"seed{seed}" / place
@@ -291,9 +291,8 @@ def make(
         places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
         common = comparison.changes(base, seed=seeds[0], **places) | {"seeds": tuple(seeds)}
         for arm in chosen:
-            train_together(
-                config_lib.override(base, {**common, **arm.changes}), workdir / arm.label
-            )
+            changes = comparison.fitted(base, {**common, **arm.changes})
+            train_together(config_lib.override(base, changes), workdir / arm.label)
     for number, job in enumerate(todo, 1):
         fields = {**({"variant": job.arm.variant} if job.arm.variant else {}), **(extra or {})}
         run(job.config, job.folder, fields, f"[{number}/{len(todo)}] {job.title}")

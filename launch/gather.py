@@ -141,22 +141,24 @@ def similarities(
       regions: of each, evenly spaced.
 
     Returns:
-      (positive, negative, informativeness), each [pictures * regions]; None for runs without two prompts or without
-      stored features.
+      (positive, negative, informativeness), each [pictures * regions]; None for runs without two prompts, without
+      stored features, or whose prompts differ by picture.
     """
     if run.config.get("task") != "fdbpl" or run.config.method != "fdbpl" or not run.timing:
         return None
     from fdbpl_jax import evaluate
 
     restored = runs.restore(run.folder)
-    inputs = restored.task.evaluate.inputs
-    context, lookup = restored.params.trainable.get("context", {}), inputs.lookup
-    if "negative" not in context or lookup is None or lookup.student is None:
+    inputs, learned = restored.task.evaluate.inputs, restored.params.trainable
+    lookup, signs = inputs.lookup, ("positive", "negative")
+    if set(learned.get("context", ())) < set(signs) or "meta" in learned:
+        return None
+    if lookup is None or lookup.student is None:
         return None
     prompts = np.stack(
         [
-            evaluate.class_features(inputs, "train", context[sign], restored.params.frozen)
-            for sign in ("positive", "negative")
+            evaluate.class_features(inputs, "train", learned, sign, restored.params.frozen)
+            for sign in signs
         ]
     )
     rows = np.unique(np.linspace(0, lookup.num_images - 1, pictures).astype(int)).tolist()

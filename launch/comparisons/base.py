@@ -52,6 +52,10 @@ class Comparison(Protocol):
         """What one of the runs of a comparison changes, beside its method: seeds and folders."""
         ...
 
+    def fitted(self, base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """All that a run changes, adapted to what the common configuration is about."""
+        ...
+
     def folds(self, config: ml_collections.ConfigDict) -> int:
         """How many folds the protocol of a configuration has; 1 where nothing is cross-validated."""
         ...

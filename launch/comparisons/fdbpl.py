@@ -1,21 +1,39 @@
 """Comparing FDBPL with the prompt learners it is measured against: base and new classes, one lookup for all runs."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from configs import fdbpl_learners
 from launch.comparisons.base import Line, Picture
 
-METHODS: dict[str, dict[str, Any]] = {
-    "zeroshot": {"method": "zeroshot"},
-    "coop": {"method": "coop"},
-    "kgcoop": {"method": "kgcoop"},
+# What a teacher's labels are taken from, or how, behind a learner's name.
+_TAUGHT: dict[str, dict[str, Any]] = {
     "kdpl_online": {"method": "kdpl", "teacher_source": "online"},
     "kdpl": {"method": "kdpl", "teacher_source": "lookup"},
     "fdbpl": {"method": "fdbpl", "teacher_source": "lookup"},
+}
+# Learners whose prompts are not those of the common configuration: what they are made of comes with them.
+_DEEP = ("vpt", "ivlp", "maple", "promptsrc")
+_SHALLOW = ("cocoop", "kgcoop", "prograd")
+
+
+def _learner(name: str) -> dict[str, dict[str, Any]]:
+    """A learner's rows: with hard labels, and under each supervision."""
+    own = fdbpl_learners.structure(name) if name in _DEEP else {"learner": name, "method": "ce"}
+    return {name: own, **{f"{name}_{way}": {**own, **how} for way, how in _TAUGHT.items()}}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "zeroshot": {"method": "zeroshot"},
+    "coop": {"method": "ce", "learner": "coop"},
+    **{way: {**how, "learner": "coop"} for way, how in _TAUGHT.items()},
+    **{row: how for name in (*_SHALLOW, *_DEEP) for row, how in _learner(name).items()},
+    "promptkd": {**fdbpl_learners.structure("promptkd"), "teacher_source": "lookup"},
+    "promptkd_online": {**fdbpl_learners.structure("promptkd"), "teacher_source": "online"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "no_negative_prompt": {"loss.dual": False},
@@ -58,6 +76,14 @@ def changes(
         "lookup.dir": str(lookup or workdir / "lookup"),
         "data.cache": base.to_dict()["data"]["cache"] or str(workdir / "features"),
     }
+
+
+def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """No prompts in more blocks than the student has; a lookup of its own where pictures of all classes are labelled."""
+    found = fdbpl_learners.within(changes, str(changes.get("student", base.student)))
+    if found.get("data.transductive", base.data.transductive):
+        found["lookup.dir"] = f"{found.get('lookup.dir', base.lookup.dir)}_all_classes"
+    return found
 
 
 def folds(config: ml_collections.ConfigDict) -> int:

@@ -1,6 +1,6 @@
 """Comparing gaze networks: DRNet with what it is made of, the parts of CLIP-DFENet, and the baselines of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,12 @@ def changes(
     if lookup:
         raise ConfigError(f"--lookup={lookup}: only FDBPL reads a lookup; leave it out")
     return {"seed": seed}
+
+
+def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """As they are: nothing depends on the common configuration."""
+    del base
+    return dict(changes)
 
 
 def folds(config: ml_collections.ConfigDict) -> int:

@@ -1,6 +1,6 @@
 """Comparing a segmentation host with itself under the adapters of GBA, and with training-free segmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,12 @@ def changes(
     if lookup:
         raise ConfigError(f"--lookup={lookup}: only FDBPL reads a lookup; leave it out")
     return {"seed": seed, "text_cache": base.get("text_cache") or str(workdir / "text")}
+
+
+def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """As they are: nothing depends on the common configuration."""
+    del base
+    return dict(changes)
 
 
 def folds(config: ml_collections.ConfigDict) -> int:
