@@ -109,6 +109,7 @@ def few_shot(wishes: Wishes) -> list[Stage]:
                 for arm in wishes.arms
                 if not number or _configured(wishes.config, arm).method != "zeroshot"
             )
+            arms = tuple(_inductive(wishes.config, arm) for arm in arms)
             config = _on(wishes, name, **{"data.split": "all", "data.shots": shots})
             folder = wishes.workdir / name / f"shots{shots}"
             stages.append(Stage(folder=folder, config=config, arms=arms))
@@ -169,7 +170,9 @@ def _transfer(wishes: Wishes, own: Sequence[str]) -> list[Stage]:
         Stage(
             folder=wishes.workdir / name,
             config=_on(wishes, name, **{"data.split": "all"}),
-            arms=tuple(_crossing(wishes.config, arm) for arm in wishes.arms),
+            arms=tuple(
+                _inductive(wishes.config, _crossing(wishes.config, arm)) for arm in wishes.arms
+            ),
             targets=tuple(target for target in targets if target.name != name),
         )
         for name in names
@@ -183,6 +186,13 @@ def _crossing(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
     changes = fdbpl_learners.CROSS.get(own.learner, {})
     held = all(_value(own, key) == recipe.get(key) for key in changes)
     return Arm(arm.label, {**arm.changes, **changes}) if held and own.method != "zeroshot" else arm
+
+
+def _inductive(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
+    """A row that is trained on all classes: there are no further ones whose pictures it could see."""
+    if not _configured(config, arm).data.transductive:
+        return arm
+    return Arm(arm.label, {**arm.changes, "data.transductive": False})
 
 
 def _configured(config: ml_collections.ConfigDict, arm: Arm) -> ml_collections.ConfigDict:
