@@ -6,7 +6,6 @@ Two kinds: a ViT whose last block does not mix tokens (`core_jax.clip.dense_maps
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +52,7 @@ class Backbone:
         if isinstance(self.config, OpenClipConfig):
             widths = self.config.trunk.widths
             return tuple(TapSpec(n, widths[i], 4 * 2**i, "map") for i, n in enumerate(TAPS))
-        c = self.config.vision
+        c = self.config.vit
         blocks = (
             TapSpec(f"block_{i}", c.width, c.patch_size, "tokens", 1) for i in range(c.layers - 1)
         )
@@ -81,7 +80,7 @@ class Backbone:
 
     def shallow_blocks(self) -> tuple[str, str]:
         """The ViT maps after one and two thirds of the blocks: blocks 3 and 7 of 12, 7 and 15 of 24."""
-        layers = self.clip.vision.layers
+        layers = self.clip.vit.layers
         places = (max(0, layers // 3 - 1), max(0, 2 * layers // 3 - 1))
         return f"block_{places[0]}", f"block_{places[1]}"
 
@@ -128,7 +127,7 @@ class Backbone:
         """Tokens behind the class token as a map; maps as they are."""
         if x.ndim == 4:
             return x
-        side = self.clip.vision.grid
+        side = self.clip.vit.grid
         return x[:, 1:].reshape(x.shape[0], side, side, x.shape[2])
 
     def project(
@@ -171,15 +170,16 @@ def open_backbone(
     """Opens a CLIP by name.
 
     Args:
-      source: a folder in HuggingFace's or OpenCLIP's layout (OpenCLIP's if it holds the weights of both), a hub id, or the
-        embedded pair's "world:student", "world:teacher".
+      source: a folder or a hub id, as `core_jax.clip.load` takes it or with an OpenCLIP ConvNeXt, or the embedded pair's
+        "world:student", "world:teacher".
       image_size: side of a ViT's pictures; its position embeddings are resized when this is not the checkpoint's size. None
         keeps that size. A ConvNeXt takes any size, and this is not looked at.
       mode: see `Backbone`.
       dtype: see `Backbone`.
 
     Raises:
-      SourceError, ConfigError, WeightsError: as `core_jax.clip.load` and `core_jax.clip.openclip.load`.
+      SourceError, ConfigError, WeightsError: as `core_jax.clip.load` and `core_jax.clip.openclip.load`; the image tower is a
+        ResNet.
     """
     model = _load(source, image_size)
     whole = model.clip if isinstance(model, openclip.OpenClip) else model
@@ -196,12 +196,13 @@ def _load(source: str | os.PathLike, image_size: int | None) -> clip.Clip | open
     name = os.fspath(source)
     if name.startswith("world:"):
         return clip.load(world.pair(name.removeprefix("world:")), image_size=image_size)
-    folder = pathlib.Path(clip.resolve(source))
-    # A folder may describe a ViT in both layouts and hold the weights of one, as some on the hub do.
-    described = (folder / openclip.CONFIG).is_file()
-    both = described and (folder / "config.json").is_file()
-    if not described or (both and not (folder / openclip.WEIGHTS).is_file()):
-        return clip.load(folder, image_size=image_size)
+    folder = clip.resolve(source)
     if openclip.is_convnext(folder):
         return openclip.load(folder)
-    return openclip.load_vit(folder, image_size=image_size)
+    model = clip.load(folder, image_size=image_size)
+    if not isinstance(model.config.vision, clip.VisionConfig):
+        raise clip.ConfigError(
+            f"{source}: the image tower is a ResNet; segmentation takes a ViT, such as openai/clip-vit-base-patch16, or an "
+            "OpenCLIP ConvNeXt"
+        )
+    return model

@@ -1,7 +1,13 @@
 """CLIP in Flax: towers, weights, tokenizer, preprocessing, zero-shot classification (arXiv 2103.00020)."""
 
 from core_jax.clip import openclip, resnet_model, resnet_weights, zeroshot
-from core_jax.clip.config import ClipConfig, ConfigError, TextConfig, VisionConfig
+from core_jax.clip.config import (
+    ClipConfig,
+    ConfigError,
+    ResNetVisionConfig,
+    TextConfig,
+    VisionConfig,
+)
 from core_jax.clip.dense import dense_maps, encode_dense, project_dense
 from core_jax.clip.io import Clip, load, save
 from core_jax.clip.model import (
@@ -27,6 +33,7 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "ConfigError",
+    "ResNetVisionConfig",
     "SourceError",
     "TextConfig",
     "Tokenizer",

@@ -57,6 +57,36 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetVisionConfig:
+    """Sizes of a ResNet image tower (arXiv 2103.00020, section 2.4); those of OpenAI's RN50 unless told otherwise.
+
+    Attributes:
+      image_size: side of the pictures in pixels, a multiple of 32.
+      depths: bottlenecks of the four stages.
+      width: channels of the stem; the last map has 32 times as many.
+    """
+
+    image_size: int = 224
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+
+    @property
+    def channels(self) -> int:
+        """E, channels of the last map."""
+        return 32 * self.width
+
+    @property
+    def heads(self) -> int:
+        """Of the attention pool: 64 channels each."""
+        return self.channels // 64
+
+    @property
+    def grid(self) -> int:
+        """Places along one side of the last map."""
+        return self.image_size // 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """Sizes of a causal text tower and the ids that end and pad its sentences.
 
@@ -78,38 +108,81 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Both towers, the width of the shared embedding, and the pixel statistics the image tower expects."""
+    """Both towers, the width of the shared embedding, and the pixel statistics the image tower expects.
 
-    vision: VisionConfig = VisionConfig()
+    The image tower is a ViT or a ResNet. What needs one of them reads `vit` or `resnet`, what needs either reads `vision`.
+    """
+
+    vision: VisionConfig | ResNetVisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     projection_dim: int = 512
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
     def __post_init__(self):
-        problems = []
-        for name, tower in (("vision", self.vision), ("text", self.text)):
-            if tower.width % tower.heads:
+        problems = _transformer_problems("text", self.text)
+        size = self.vision.image_size
+        if isinstance(self.vision, VisionConfig):
+            problems = _transformer_problems("vision", self.vision) + problems
+            if size % self.vision.patch_size:
                 problems.append(
-                    f"{name}: width {tower.width} is not a multiple of heads {tower.heads}"
+                    f"vision: image_size {size} is not a multiple of patch_size {self.vision.patch_size}"
                 )
-            if tower.activation not in ACTIVATIONS:
-                problems.append(
-                    f"{name}: activation {tower.activation!r} is not one of {ACTIVATIONS}"
-                )
-        if self.vision.image_size % self.vision.patch_size:
-            problems.append(
-                f"vision: image_size {self.vision.image_size} is not a multiple of patch_size "
-                f"{self.vision.patch_size}"
-            )
+        elif size % 32:
+            problems.append(f"vision: image_size {size} of a ResNet is not a multiple of 32")
         if problems:
             raise ConfigError("CLIP configuration: " + "; ".join(problems))
 
+    @property
+    def vit(self) -> VisionConfig:
+        """The image tower where it has to be a ViT.
+
+        Raises:
+          ConfigError: it is a ResNet.
+        """
+        if not isinstance(self.vision, VisionConfig):
+            raise ConfigError(
+                "this CLIP's image tower is a ResNet, which has no tokens and no blocks: what is asked for (visual prompts, "
+                "dense features, dropped patches, HuggingFace's layout) needs a ViT, such as ViT-B/32"
+            )
+        return self.vision
+
+    @property
+    def resnet(self) -> ResNetVisionConfig:
+        """The image tower where it has to be a ResNet.
+
+        Raises:
+          ConfigError: it is a ViT.
+        """
+        if not isinstance(self.vision, ResNetVisionConfig):
+            raise ConfigError(
+                "this CLIP's image tower is a ViT; what is asked for needs a ResNet, such as OpenAI's RN50"
+            )
+        return self.vision
+
     def at(self, image_size: int) -> "ClipConfig":
-        """The same model for pictures of `image_size` pixels."""
+        """The same model for pictures of `image_size` pixels.
+
+        Raises:
+          ConfigError: the tower cannot take that size; a ResNet takes that of its attention pool alone.
+        """
+        if image_size != self.vision.image_size and isinstance(self.vision, ResNetVisionConfig):
+            raise ConfigError(
+                f"image_size {image_size}: the attention pool of this ResNet was made for pictures of "
+                f"{self.vision.image_size} pixels; give them in that size"
+            )
         return dataclasses.replace(
             self, vision=dataclasses.replace(self.vision, image_size=image_size)
         )
+
+
+def _transformer_problems(name: str, tower: VisionConfig | TextConfig) -> list[str]:
+    problems = []
+    if tower.width % tower.heads:
+        problems.append(f"{name}: width {tower.width} is not a multiple of heads {tower.heads}")
+    if tower.activation not in ACTIVATIONS:
+        problems.append(f"{name}: activation {tower.activation!r} is not one of {ACTIVATIONS}")
+    return problems
 
 
 # Our field name -> HuggingFace's, the same for both towers.
@@ -165,8 +238,12 @@ def from_huggingface(
 
 
 def to_huggingface(config: ClipConfig) -> dict[str, Any]:
-    """The contents of a `config.json` that `transformers.CLIPModel.from_pretrained` reads."""
-    vision = {theirs: getattr(config.vision, ours) for ours, theirs in _VISION.items()}
+    """The contents of a `config.json` that `transformers.CLIPModel.from_pretrained` reads.
+
+    Raises:
+      ConfigError: the image tower is a ResNet, which HuggingFace's layout cannot describe.
+    """
+    vision = {theirs: getattr(config.vit, ours) for ours, theirs in _VISION.items()}
     text = {theirs: getattr(config.text, ours) for ours, theirs in _TEXT.items()}
     return {
         "architectures": ["CLIPModel"],

@@ -122,7 +122,7 @@ def project_dense(
     params: dict, config: ClipConfig, features: Float[Array, "... width"]
 ) -> Float[Array, "... D"]:
     """CLIP's head on each pixel of "dense", or on means of such pixels; unnormalised."""
-    head: Any = Head(config.vision.layer_norm_eps, config.projection_dim, features.dtype)
+    head: Any = Head(config.vit.layer_norm_eps, config.projection_dim, features.dtype)
     inside = {name: params["vision"][name] for name in ("post_norm", "projection")}
     return head.apply({"params": inside}, features)
 
@@ -183,5 +183,5 @@ def _tower(params: dict, config: ClipConfig, pixels: Array, mode: Mode, tap: Tap
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     model.check_pixels(config, pixels.shape)
-    tower: Any = DenseTower(config.vision, config.projection_dim, pixels.dtype, mode)
+    tower: Any = DenseTower(config.vit, config.projection_dim, pixels.dtype, mode)
     return tower.apply({"params": params["vision"]}, pixels, tap)

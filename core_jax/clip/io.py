@@ -1,32 +1,24 @@
-"""Reading and writing CLIP in HuggingFace's folder layout: config.json, safetensors, preprocessing, tokenizer files.
+"""Opening CLIP models from folders in HuggingFace's, OpenCLIP's or OpenAI's layout, and writing HuggingFace's.
 
-`load` takes a folder or a hub id ("openai/clip-vit-base-patch32", through `huggingface_hub`, and only then); `save`
-writes a folder that torch's `CLIPModel.from_pretrained` opens. Pickled checkpoints are refused: opening one runs the
-code in it.
+`load` takes a folder (`folders` says which layouts) or a hub id ("openai/clip-vit-base-patch32", through
+`huggingface_hub`, and only then); `save` writes a folder that torch's `CLIPModel.from_pretrained` opens. Pickled
+checkpoints are refused: opening one runs the code in it.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import safetensors.numpy
 
-from core_jax.clip import weights
-from core_jax.clip.config import (
-    ClipConfig,
-    ConfigError,
-    from_huggingface,
-    read_json,
-    to_huggingface,
-)
-from core_jax.clip.source import INDEX, PICKLED, WEIGHTS, SourceError, refusal, resolve
-from core_jax.clip.tensors import Tensors, WeightsError, open_tensors
+from core_jax.clip import folders, weights
+from core_jax.clip.config import ClipConfig, to_huggingface
+from core_jax.clip.source import WEIGHTS, SourceError, resolve
 from core_jax.clip.tokenizer import Tokenizer
 from core_jax.clip.tokenizer_files import FILES as TOKENIZER_FILES
 
@@ -41,28 +33,24 @@ class Clip:
 
 
 def load(source: str | os.PathLike, *, image_size: int | None = None) -> Clip:
-    """Opens a HuggingFace CLIP model.
+    """Opens a CLIP model with a ViT or a ResNet; its files tell which layout it is in.
 
     Args:
-      source: a folder, or a hub id "owner/name" (downloaded and cached by `huggingface_hub`).
+      source: a folder in HuggingFace's, OpenCLIP's or OpenAI's layout (see `folders`), or a hub id "owner/name" (downloaded
+        and cached by `huggingface_hub`).
       image_size: side of the pictures it will be given, in pixels; position embeddings are resized when this is not the
-        size of the checkpoint.
+        size of the checkpoint. Those of a ResNet are not.
 
     Returns:
       Configuration, float32 parameters and tokenizer.
 
     Raises:
       SourceError: no such folder or model, or only pickled weights (the message holds the conversion to run).
-      ConfigError: config.json is not a CLIP model's.
+      ConfigError: what describes the model is not a CLIP's, or one that is not supported.
       WeightsError: weights are missing, unknown, mis-shaped or not finite; all are listed.
     """
     folder = resolve(source)
-    config = read_config(folder)
-    with _open_weights(folder) as tensors:
-        try:
-            params = weights.from_huggingface(tensors, config)
-        except WeightsError as error:
-            raise WeightsError(f"{folder}: {error}") from None
+    config, params = folders.read(folder)
     if image_size is not None:
         params, config = weights.resize_positions(params, config, image_size)
     return Clip(config, params, Tokenizer(folder, config.text))
@@ -89,9 +77,12 @@ def save(
 
     Raises:
       WeightsError: the parameters do not fit the configuration, or are not finite in `dtype`.
+      ConfigError: the image tower is a ResNet, which HuggingFace's layout cannot hold (`openclip.to_openclip` gives its
+        tensors under OpenAI's names).
       SourceError: `tokenizer_files` is a folder without any.
     """
     folder = pathlib.Path(folder)
+    description = _json(to_huggingface(config) | {"dtype": dtype})
     tensors = weights.to_huggingface(params, config, dtype)
     size = config.vision.image_size
     preprocessor = {
@@ -110,55 +101,8 @@ def save(
     }
     files = _tokenizer_contents(tokenizer_files)
     files["preprocessor_config.json"] = _json(preprocessor)
-    files["config.json"] = _json(to_huggingface(config) | {"dtype": dtype})
+    files["config.json"] = description
     _write_folder(folder, files, tensors)
-
-
-def read_config(folder: pathlib.Path) -> ClipConfig:
-    """The configuration of the model in `folder`.
-
-    Raises:
-      SourceError: there is no config.json.
-      ConfigError: it cannot be read, or describes something that is not supported.
-    """
-    if not (folder / "config.json").is_file():
-        raise SourceError(f"{folder} has no config.json: it is not a HuggingFace model folder")
-    preprocessor = None
-    if (folder / "preprocessor_config.json").is_file():
-        preprocessor = read_json(folder / "preprocessor_config.json")
-    elif (folder / "processor_config.json").is_file():
-        # Where transformers 5 puts it when a whole processor is saved.
-        preprocessor = read_json(folder / "processor_config.json").get("image_processor")
-    try:
-        return from_huggingface(read_json(folder / "config.json"), preprocessor)
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: {error}") from None
-
-
-@contextlib.contextmanager
-def _open_weights(folder: pathlib.Path) -> Iterator[Tensors]:
-    """Opens the single file, or every file that the index names."""
-    if (folder / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    elif (folder / INDEX).is_file():
-        index = read_json(folder / INDEX).get("weight_map", {})
-        names = sorted(set(index.values()))
-        problems = [
-            f"missing: {name}"
-            for name in names
-            if pathlib.Path(name).name != name or not (folder / name).is_file()
-        ]
-        if problems or not names:
-            listed = "\n  ".join(problems or ["weight_map is empty"])
-            raise SourceError(f"{folder / INDEX} names files that are not beside it:\n  {listed}")
-    else:
-        pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLED)
-        if pickled:
-            raise SourceError(refusal(pickled[0]))
-        raise SourceError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
-    # What the index promises and no file holds is reported with the other missing weights.
-    with open_tensors([folder / name for name in names]) as tensors:
-        yield tensors
 
 
 def _tokenizer_contents(source: str | os.PathLike | Mapping[str, bytes] | None) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """CLIP's two towers in Flax linen, and the pure functions that apply them (arXiv 2103.00020).
 
-Parameters are nested dicts `{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens,
+The image tower is a ViT, written here, or a ResNet (`resnet_model`). Parameters are nested dicts `{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens,
 N patches, M learned tokens, D embedding width, d text token width, P prefix tokens, S prompt sets. Features come back
 unnormalised.
 Activations follow the dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from core_jax.clip.config import ClipConfig, TextConfig, VisionConfig
+from core_jax.clip import resnet_model
+from core_jax.clip.config import (
+    ClipConfig,
+    ConfigError,
+    ResNetVisionConfig,
+    TextConfig,
+    VisionConfig,
+)
 from core_jax.clip.layers import make_block, projection
 from core_jax.nn import Tap, norm, untouched
 
@@ -116,11 +123,15 @@ class TextTower(nn.Module):
 def init(config: ClipConfig, *, key: Array) -> dict:
     """Random parameters for `config`: the project's only random towers; loading never falls back to it."""
     vision_key, text_key = jax.random.split(key)
-    size = config.vision.image_size
-    pixels = jnp.zeros((1, size, size, 3), jnp.float32)
+    if isinstance(config.vision, ResNetVisionConfig):
+        vision = resnet_model.init(config, key=vision_key)
+    else:
+        size = config.vision.image_size
+        pixels = jnp.zeros((1, size, size, 3), jnp.float32)
+        vision = _vision(config, jnp.float32).init(vision_key, pixels)["params"]
     embedded = jnp.zeros((1, 2, config.text.width), jnp.float32)
     return {
-        "vision": _vision(config, jnp.float32).init(vision_key, pixels)["params"],
+        "vision": vision,
         "text": _text(config, jnp.float32).init(text_key, embedded, jnp.zeros(1, int))["params"],
         "logit_scale": jnp.asarray(2.6592, jnp.float32),
     }
@@ -162,7 +173,7 @@ def encode_image(
     tap: Tap = untouched,
     prompts: Float[Array, "M width"] | None = None,
 ) -> Float[Array, "B D"] | tuple[Float[Array, "B D"], list[Float[Array, "B L width"]]]:
-    """Image features, unnormalised.
+    """Image features, unnormalised. A ResNet takes pixels alone, and its statistics are the stored ones.
 
     Args:
       params: as `init` or `load` give them.
@@ -177,8 +188,19 @@ def encode_image(
 
     Raises:
       ValueError: pixels of another size than `config.vision.image_size`, or prompts of another width than the tower's.
+      ConfigError: anything but pixels for a ResNet.
     """
     check_pixels(config, pixels.shape)
+    if isinstance(config.vision, ResNetVisionConfig):
+        given = {"taps": taps, "keep": keep is not None, "prompts": prompts is not None}
+        given["tap"] = tap is not untouched
+        if any(given.values()):
+            asked = ", ".join(name for name, there in given.items() if there)
+            raise ConfigError(
+                f"{asked}: this CLIP's image tower is a ResNet, which has no tokens and no blocks; take a model with a ViT"
+            )
+        x = resnet_model.image_map(params, config, pixels)
+        return resnet_model.encode_map(params, config, x)
     if prompts is not None and (prompts.ndim != 2 or prompts.shape[1] != config.vision.width):
         raise ValueError(
             f"prompts have shape {prompts.shape}, but this image tower takes (M, {config.vision.width})"
@@ -304,9 +326,10 @@ def check_pixels(config: ClipConfig, shape: tuple[int, ...]) -> None:
     """Refuse pixels (B, H, W, 3) of another size than the position embedding was made for."""
     size = config.vision.image_size
     if shape[1:] != (size, size, 3):
+        other = f", or load the model with image_size={shape[1]}"
         raise ValueError(
-            f"pixels have shape {shape}, but this model takes (B, {size}, {size}, 3): resize them, or load "
-            f"the model with image_size={shape[1]}"
+            f"pixels have shape {shape}, but this model takes (B, {size}, {size}, 3): resize them"
+            + (other if isinstance(config.vision, VisionConfig) else "")
         )
 
 
@@ -316,7 +339,7 @@ def _apply(tower: nn.Module, params: dict, *args: Any) -> Any:
 
 
 def _vision(config: ClipConfig, dtype) -> VisionTower:
-    return VisionTower(config.vision, config.projection_dim, dtype)
+    return VisionTower(config.vit, config.projection_dim, dtype)
 
 
 def _text(config: ClipConfig, dtype) -> TextTower:

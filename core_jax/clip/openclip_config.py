@@ -1,8 +1,8 @@
 """What an OpenCLIP model is made of, and how `open_clip_config.json` says it (arXiv 2212.07143).
 
-Two kinds are read: a ConvNeXt image tower (`OpenClipConfig`), and a plain ViT, which is `core_jax.clip`'s own and needs
-no more than a `ClipConfig`. A key of the file that this package neither uses nor knows to be harmless is an error: what
-changes the arithmetic must not be passed over in silence.
+Three kinds are read: a ConvNeXt image tower (`OpenClipConfig`), and a plain ViT or ResNet, which are `core_jax.clip`'s own
+and need no more than a `ClipConfig`. A key of the file that this package neither uses nor knows to be harmless is an error:
+what changes the arithmetic must not be passed over in silence.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from core_jax.clip.config import (
     OPENAI_STD,
     ClipConfig,
     ConfigError,
+    ResNetVisionConfig,
     TextConfig,
     VisionConfig,
 )
@@ -100,6 +101,7 @@ _USED = {
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
 _USED_BY_VIT = {"layers", "width", "head_width", "mlp_ratio", "patch_size"}
+_USED_BY_RESNET = {"layers", "width", "patch_size"}
 _USED_BY_CONVNEXT = {"timm_model_name", "timm_proj", "timm_pool"}
 # Every other key must have one of these values, which is what it means when it is absent.
 _OFF = (None, False)
@@ -107,6 +109,9 @@ _DEFAULTS = {
     "pool_type": ("tok", "argmax"),
     "proj_type": ("linear",),
     "pos_embed_type": ("learnable",),
+    # Of the attention pool of a ResNet.
+    "head_width": (64,),
+    "mlp_ratio": (4.0,),
 }
 
 
@@ -117,7 +122,7 @@ def from_openclip(content: dict[str, Any]) -> OpenClipConfig | ClipConfig:
       content: an object with `model_cfg`, and `preprocess_cfg` for mean and std (OpenAI's when absent).
 
     Returns:
-      An `OpenClipConfig` for a ConvNeXt, a `ClipConfig` for a ViT.
+      An `OpenClipConfig` for a ConvNeXt, a `ClipConfig` for a ViT or a ResNet.
 
     Raises:
       ConfigError: it describes something else, or something that is not supported; all problems are listed.
@@ -129,16 +134,17 @@ def from_openclip(content: dict[str, Any]) -> OpenClipConfig | ClipConfig:
             f"model's (its keys: {sorted(content)})"
         )
     vision, text = model["vision_cfg"], model["text_cfg"]
-    trunk = vision.get("timm_model_name")
+    trunk, layers = vision.get("timm_model_name"), vision.get("layers", 12)
+    used = _USED_BY_VIT if isinstance(layers, int) else _USED_BY_RESNET
     problems = [
         *_unsupported("model_cfg", model, set()),
-        *_unsupported("vision_cfg", vision, _USED_BY_CONVNEXT if trunk else _USED_BY_VIT),
+        *_unsupported("vision_cfg", vision, _USED_BY_CONVNEXT if trunk else used),
         *_unsupported("text_cfg", text, set()),
     ]
     if trunk:
         problems += _trunk_problems(vision)
-    elif not isinstance(vision.get("layers", 12), int):
-        problems.append(f"vision_cfg.layers is {vision['layers']}: ResNets are not supported")
+    elif not isinstance(layers, int) and len(layers) != 4:
+        problems.append(f"vision_cfg.layers is {layers}, expected one number or four (a ResNet)")
     size = vision.get("image_size", 224)
     if not isinstance(size, int):
         problems.append(f"vision_cfg.image_size is {size}, expected one number (square pictures)")
@@ -164,12 +170,16 @@ def from_openclip(content: dict[str, Any]) -> OpenClipConfig | ClipConfig:
     if trunk:
         head = vision.get("timm_proj", "linear")
         return OpenClipConfig(trunk=TRUNKS[trunk], head=head, image_size=size, **shared)
+    if not isinstance(layers, int):
+        depths = layers[0], layers[1], layers[2], layers[3]
+        tower = ResNetVisionConfig(image_size=size, depths=depths, width=vision.get("width", 64))
+        return ClipConfig(vision=tower, **shared)
     width = vision.get("width", 768)
     tower = VisionConfig(
         image_size=size,
         patch_size=vision.get("patch_size", 16),
         width=width,
-        layers=vision.get("layers", 12),
+        layers=layers,
         heads=width // vision.get("head_width", 64),
         mlp_width=int(width * vision.get("mlp_ratio", 4.0)),
         activation=activation,
@@ -190,7 +200,8 @@ def _trunk_problems(vision: dict[str, Any]) -> list[str]:
     problems = []
     if vision["timm_model_name"] not in TRUNKS:
         problems.append(
-            f"vision_cfg.timm_model_name {vision['timm_model_name']!r} is not one of {', '.join(TRUNKS)}"
+            f"vision_cfg.timm_model_name {vision['timm_model_name']!r} is not one of {', '.join(TRUNKS)}: other towers of "
+            "timm are not built; use an OpenCLIP model with a plain ViT or ResNet, or one in HuggingFace's CLIPModel layout"
         )
     if vision.get("timm_proj", "linear") not in HEADS:
         problems.append(f"vision_cfg.timm_proj {vision['timm_proj']!r} is not one of {HEADS}")

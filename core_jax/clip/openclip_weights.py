@@ -1,7 +1,7 @@
-"""The weight tables of OpenCLIP: the tensor names of its safetensors files and ours, read in both directions.
+"""The weight tables of OpenCLIP and OpenAI, whose tensors have the same names, read in both directions.
 
-A model of OpenCLIP's class `CLIP` keeps its text tower at the top ("transformer.resblocks.0..."), one of its class
-`CustomTextCLIP` below "text."; both are read. What is written has the first form, which OpenCLIP loads into either.
+A model of OpenCLIP's class `CLIP` keeps its text tower at the top ("transformer.resblocks.0..."), as OpenAI's does, one of
+its class `CustomTextCLIP` below "text."; both are read. What is written has the first form, which OpenCLIP loads into either.
 """
 
 import functools
@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from core_jax.clip import openclip_model, table, weights
-from core_jax.clip.config import ClipConfig
+from core_jax.clip.config import ClipConfig, VisionConfig
 from core_jax.clip.openclip_config import OpenClipConfig
+from core_jax.clip.resnet_weights import CLIP_VISION, COUNTERS
 from core_jax.clip.table import CONV, LINEAR, Row, affine, dense
 from core_jax.clip.tensors import WeightsError
 
@@ -77,34 +78,47 @@ VIT = (
     *TEXT,
 )
 
+RESNET = (*CLIP_VISION, *TEXT)
+
+# Beside its weights, OpenAI's archive holds three numbers and, in some exports, the text tower's causal mask.
+_IGNORED = re.compile(rf"{COUNTERS}|input_resolution|context_length|vocab_size|attn_mask")
+
 
 def from_openclip(tensors: Mapping[str, np.ndarray], config: OpenClipConfig | ClipConfig) -> dict:
-    """Our nested float32 parameters from OpenCLIP's named tensors.
+    """Our nested float32 parameters from tensors with OpenCLIP's or OpenAI's names.
 
     Args:
       tensors: every tensor of the checkpoint by name; float32, float16 or bfloat16. Read one at a time.
-      config: the model the tensors must fit; an `OpenClipConfig` has a ConvNeXt, a `ClipConfig` a ViT.
+      config: the model the tensors must fit; an `OpenClipConfig` has a ConvNeXt, a `ClipConfig` a ViT or a ResNet.
 
     Raises:
       WeightsError: tensors are missing, unknown, of another shape or type, or not finite; all are listed, behind the
         sizes of a ConvNeXt that differ as a whole (depths, widths, kind of head).
     """
-    rows = _below_text(tensors, CONVNEXT if isinstance(config, OpenClipConfig) else VIT)
     try:
-        return table.read(tensors, rows, shapes(config))
+        return table.read(
+            tensors, _below_text(tensors, _rows(config)), shapes(config), ignored=_IGNORED
+        )
     except WeightsError as error:
         sizes = _sizes(tensors, config) if isinstance(config, OpenClipConfig) else []
         raise WeightsError("\n".join([*sizes, str(error)])) from None
 
 
-def to_openclip(params: dict, config: OpenClipConfig | ClipConfig) -> dict[str, np.ndarray]:
-    """OpenCLIP's named tensors (numpy, contiguous, float32) from our parameters.
+def to_openclip(
+    params: dict, config: OpenClipConfig | ClipConfig, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """OpenCLIP's named tensors (numpy, contiguous, of type `dtype`) from our parameters; OpenAI's have the same names.
 
     Raises:
-      WeightsError: leaves are missing, unknown, of another shape, or not finite; all are listed.
+      WeightsError: leaves are missing, unknown, of another shape, or not finite in `dtype`; all are listed.
     """
-    rows = CONVNEXT if isinstance(config, OpenClipConfig) else VIT
-    return table.write(params, rows, shapes(config))
+    return table.write(params, _rows(config), shapes(config), dtype)
+
+
+def _rows(config: OpenClipConfig | ClipConfig) -> tuple[Row, ...]:
+    if isinstance(config, OpenClipConfig):
+        return CONVNEXT
+    return VIT if isinstance(config.vision, VisionConfig) else RESNET
 
 
 def shapes(config: OpenClipConfig | ClipConfig) -> dict[str, tuple[int, ...]]:

@@ -57,7 +57,10 @@ def open_folder(folder: pathlib.Path) -> Opened:
         backend = _byte_pair(vocab, merges)
     else:
         raise TokenizerError(
-            f"{folder} has no tokenizer files: text needs tokenizer.json, or vocab.json and merges.txt, of the same model"
+            f"{folder} has no tokenizer files: text needs tokenizer.json, or vocab.json and merges.txt, of the same model. "
+            "OpenAI's models share one vocabulary of 49408 tokens, and OpenCLIP's have it too unless their configuration "
+            "names an hf_tokenizer_name: put those two files of openai/clip-vit-base-patch32 into the folder "
+            f"(`hf download openai/clip-vit-base-patch32 vocab.json merges.txt --local-dir {folder}`)"
         )
     named, added = _configured(folder)
     named = _defaults(backend) | named

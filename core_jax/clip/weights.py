@@ -94,13 +94,13 @@ def resize_positions(params: dict, config: ClipConfig, image_size: int) -> tuple
     Torch's kernel without antialiasing, as in HuggingFace's `interpolate_pos_encoding`.
 
     Raises:
-      ConfigError: `image_size` is not a multiple of the patch size.
+      ConfigError: `image_size` is not a multiple of the patch size, or not the size of a ResNet.
     """
     resized = config.at(image_size)
     if resized.vision.grid == config.vision.grid:
         return params, resized
     position = params["vision"]["position_embedding"]
-    old, new, width = config.vision.grid, resized.vision.grid, config.vision.width
+    old, new, width = config.vit.grid, resized.vit.grid, config.vit.width
     grid = jax.image.resize(
         position[1:].reshape(old, old, width), (new, new, width), "cubic-pytorch", antialias=False
     )

@@ -129,10 +129,10 @@ def init(model: clip.ClipConfig, key: Array) -> Params:
     vision["position_embedding"] = (
         vision["position_embedding"]
         .at[1:]
-        .set(sincos_positions(model.vision.grid, model.vision.width))
+        .set(sincos_positions(model.vit.grid, model.vit.width))
     )
-    width = model.vision.width
-    pixels = model.vision.patch_size**2
+    width = model.vit.width
+    pixels = model.vit.patch_size**2
     sizes = {f"feature_{name}": (model.projection_dim, n) for name, n in data.ATTRIBUTES.items()}
     sizes |= {f"patch_{name}": (width, n) for name, n in data.ATTRIBUTES.items()}
     sizes["patch_mask"] = (width, pixels)
@@ -195,7 +195,7 @@ def _see(
     )
     dtype = jnp.dtype(settings.dtype)
     pixels = clip.normalise(image, model, dtype)
-    cells = data.patch_cells(mask, model.vision.patch_size)
+    cells = data.patch_cells(mask, model.vit.patch_size)
 
     def picture(trainable, kept, keep):
         feature, taps = clip.encode_image(trainable["clip"], model, pixels, taps=True, keep=keep)

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from core_jax import clip, world
-from core_jax.clip import resnet_model, resnet_weights, tokenizer_files
+from core_jax.clip import ClipConfig, ResNetVisionConfig, resnet_model, tokenizer_files
 from core_jax.clip.model import VisionTower
-from core_jax.clip.resnet_model import ResNetClipConfig
-from core_jax.clip.resnet_weights import ResNetClip
 from core_jax.data import files
 from core_jax.nn import untouched
 from gaze_jax.networks.anchors import TextEncoder
@@ -27,7 +25,6 @@ from gaze_jax.networks.face_input import prepare
 
 Source = Literal["rn50_map", "vit_patches"]
 Input = Literal["clip", "bgr"]
-AnyClip = clip.Clip | ResNetClip
 
 WORLD = "world"
 """The name of the small ViT pair that ships with the package."""
@@ -81,25 +78,24 @@ class Patches(VisionTower):
 
 
 @functools.lru_cache(maxsize=2)
-def open_clip(name: str | os.PathLike, source: Source) -> AnyClip:
-    """A CLIP by name; folds and seeds of one process share it.
-
-    Args:
-      name: "world", a folder, or a hub id.
-      source: "rn50_map" for a folder with OpenAI's names, "vit_patches" for HuggingFace's.
+def open_clip(name: str | os.PathLike) -> clip.Clip:
+    """A CLIP by name ("world", a folder, or a hub id); folds and seeds of one process share it.
 
     Raises:
-      SourceError: there is no such model.
-      WeightsError: its weights do not fit; all problems are listed.
+      SourceError, ConfigError, WeightsError: as `core_jax.clip.load`.
     """
-    folder = world.pair("student") if name == WORLD else name
-    return resnet_weights.load(folder) if source == "rn50_map" else clip.load(folder)
+    return clip.load(world.pair("student") if name == WORLD else name)
 
 
-def vision(opened: AnyClip) -> Vision:
+def source_of(opened: clip.Clip) -> Source:
+    """What the image tower of a loaded CLIP gives."""
+    return "rn50_map" if isinstance(opened.config.vision, ResNetVisionConfig) else "vit_patches"
+
+
+def vision(opened: clip.Clip) -> Vision:
     """The image tower of a loaded CLIP."""
-    if isinstance(opened, ResNetClip):
-        trunk, stats = opened.params["vision"]["trunk"], opened.params["stats"]
+    if source_of(opened) == "rn50_map":
+        trunk, stats = (opened.params["vision"][part] for part in ("trunk", "stats"))
         return _resnet(opened.config, lambda key: (trunk, stats), _digest(trunk, stats))
     inside = {
         name: value
@@ -112,43 +108,42 @@ def vision(opened: AnyClip) -> Vision:
 def random_vision(source: Source) -> Vision:
     """An image tower of the published size with random weights: for looking at costs and shapes, not for results."""
     if source == "rn50_map":
-        config = ResNetClipConfig()
+        config = ClipConfig(vision=ResNetVisionConfig(), projection_dim=1024)
 
         # Inside jit, so that the other parts of the model are never made.
         @jax.jit
         def init(key):
             made = resnet_model.init(config, key=key)
-            return made["vision"]["trunk"], made["stats"]
+            return made["trunk"], made["stats"]
 
         return _resnet(config, init, "")
-    config = clip.ClipConfig()
+    config = ClipConfig()
     pixels = jnp.zeros((1, config.vision.image_size, config.vision.image_size, 3), jnp.float32)
-    tower = Patches(config.vision, config.projection_dim)
+    tower = Patches(config.vit, config.projection_dim)
     return _vit(config, jax.jit(lambda key: (tower.init(key, pixels)["params"], {})), "")
 
 
-def text(opened: AnyClip, name: str) -> TextEncoder:
+def text(opened: clip.Clip, name: str) -> TextEncoder:
     """The text side of a loaded CLIP; `name` is for people."""
-    own = opened.clip if isinstance(opened, ResNetClip) else opened
-    folder = own.tokenizer.folder
+    folder = opened.tokenizer.folder
     parts = {
         file: files.sha256_file(folder / file)
         for file in tokenizer_files.FILES
         if (folder / file).is_file()
     }
-    config = dataclasses.asdict(own.config.text)
-    weights = clip.weights_digest({"text": own.params["text"]})
+    config = dataclasses.asdict(opened.config.text)
+    weights = clip.weights_digest({"text": opened.params["text"]})
     return TextEncoder(
-        encode=lambda lines: clip.zeroshot.text_features(own, lines),
+        encode=lambda lines: clip.zeroshot.text_features(opened, lines),
         name=name,
         weights=files.digest([weights, config]),
         tokenizer=files.digest(parts),
     )
 
 
-def _resnet(config: ResNetClipConfig, init: Callable, digest: str) -> Vision:
+def _resnet(config: ClipConfig, init: Callable, digest: str) -> Vision:
     def maps(params, stats, pixels, train):
-        inside = {"vision": {"trunk": params}, "stats": stats}
+        inside = {"vision": {"trunk": params, "stats": stats}}
         if train:
             return resnet_model.train_map(inside, config, pixels)
         return resnet_model.image_map(inside, config, pixels), stats
@@ -156,17 +151,17 @@ def _resnet(config: ResNetClipConfig, init: Callable, digest: str) -> Vision:
     return Vision(
         init=init,
         maps=maps,
-        size=config.image_size,
+        size=config.vision.image_size,
         mean=config.mean,
         std=config.std,
         digest=digest,
     )
 
 
-def _vit(config: clip.ClipConfig, init: Callable, digest: str) -> Vision:
+def _vit(config: ClipConfig, init: Callable, digest: str) -> Vision:
     def maps(params, stats, pixels, train):
         del train  # It has no batch statistics.
-        tower: Any = Patches(config.vision, config.projection_dim, pixels.dtype)
+        tower: Any = Patches(config.vit, config.projection_dim, pixels.dtype)
         return tower.apply({"params": params}, pixels), stats
 
     return Vision(

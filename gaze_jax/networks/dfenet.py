@@ -27,7 +27,6 @@ from gaze_jax.model import Model
 from gaze_jax.networks import alignment, clip_towers, fusion
 from gaze_jax.networks import anchors as records
 from gaze_jax.networks.cfe import CFE, CFEConfig
-from gaze_jax.networks.clip_towers import AnyClip
 from gaze_jax.networks.dfenet_config import CFE_PRESETS, PRESETS, RECIPE, DFENetConfig
 from gaze_jax.networks.dfenet_network import Network
 
@@ -52,7 +51,7 @@ def open_network(
     config: DFENetConfig,
     cfe: CFEConfig,
     *,
-    clip: AnyClip | None = None,
+    clip: clips.Clip | None = None,
     given: Float[np.ndarray, "G D"] | None = None,
     gaze: Float[np.ndarray, "N 2"] | None = None,
     dtype: Any = jnp.float32,
@@ -61,7 +60,7 @@ def open_network(
     stored = bool(config.anchors_file) and Path(config.anchors_file).is_file()
     needs_text = _needs_text(config, given) and not stored
     if clip is None and config.clip and (config.vfm != "none" or needs_text):
-        clip = clip_towers.open_clip(config.clip, config.source)
+        clip = clip_towers.open_clip(config.clip)
     _require_clip(config, clip, given)
     vision = module = None
     if config.vfm != "none":
@@ -93,7 +92,7 @@ def make(
     config: DFENetConfig = DFENetConfig(),  # noqa: B008
     cfe: CFEConfig = CFEConfig(),  # noqa: B008
     *,
-    clip: AnyClip | None = None,
+    clip: clips.Clip | None = None,
     anchors: Float[np.ndarray, "G D"] | None = None,
     gaze: Float[np.ndarray, "N 2"] | None = None,
     dtype: Any = jnp.float32,
@@ -130,7 +129,7 @@ def make(
     )
 
 
-def pins(config: DFENetConfig, *, clip: AnyClip | None = None) -> dict[str, str]:
+def pins(config: DFENetConfig, *, clip: clips.Clip | None = None) -> dict[str, str]:
     """Digests of what a run with this network depends on beside its data: {"clip", "anchors"}, whichever it uses."""
     network = open_network(config, CFEConfig(), clip=clip)
     found = {}
@@ -146,10 +145,10 @@ def _needs_text(config: DFENetConfig, given: Any) -> bool:
     return bool(config.ldm and config.anchors == "clip" and given is None)
 
 
-def _require_clip(config: DFENetConfig, clip: AnyClip | None, given: Any) -> None:
+def _require_clip(config: DFENetConfig, clip: clips.Clip | None, given: Any) -> None:
     """One error for everything that a missing CLIP makes impossible."""
     if clip is not None:
-        found = "rn50_map" if isinstance(clip, clip_towers.ResNetClip) else "vit_patches"
+        found = clip_towers.source_of(clip)
         if config.vfm != "none" and found != config.source:
             raise ConfigError(
                 f"dfenet.source={config.source!r}, but this CLIP's image tower gives {found!r}: set dfenet.source={found!r}"
@@ -174,7 +173,7 @@ def _require_clip(config: DFENetConfig, clip: AnyClip | None, given: Any) -> Non
         )
 
 
-def _anchors(config: DFENetConfig, clip: AnyClip | None) -> np.ndarray:
+def _anchors(config: DFENetConfig, clip: clips.Clip | None) -> np.ndarray:
     """The anchors of a configuration, (G, D)."""
     if config.anchors != "clip":
         make_rows = {"ordinal": records.ordinal, "random": records.random}[config.anchors]

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from core_jax import clip, world
-from core_jax.clip import TextConfig, Tokenizer, resnet_model
-from core_jax.clip.resnet_model import ResNetClipConfig
-from core_jax.clip.resnet_weights import ResNetClip
+from core_jax.clip import Clip, ClipConfig, ResNetVisionConfig, TextConfig, Tokenizer
 from core_jax.nn import ResNetConfig
 from core_jax.train import Params
 from core_jax.train.settings import ConfigError
@@ -62,11 +60,10 @@ def _filled(init):
 def rn():
     """A ResNet CLIP with maps of 2 x 2 x 64; its running statistics are not those of its batches."""
     text = TextConfig(vocab_size=8, context_length=4, width=8, layers=1, heads=1, mlp_width=8)
-    config = ResNetClipConfig(
-        depths=(1, 1, 1, 1), width=2, image_size=64, text=text, projection_dim=8
-    )
-    params = _filled(lambda key: resnet_model.init(config, key=key))
-    return ResNetClip(config, params, Tokenizer("nowhere"))
+    vision = ResNetVisionConfig(depths=(1, 1, 1, 1), width=2, image_size=64)
+    config = ClipConfig(vision=vision, text=text, projection_dim=8)
+    params = _filled(lambda key: clip.init(config, key=key))
+    return Clip(config, params, Tokenizer("nowhere"))
 
 
 def _changed(before, after):
@@ -118,7 +115,7 @@ def test_both_presets_learn_and_only_a_trained_tower_moves(preset, parts, rn, ba
 
 def test_a_loaded_tower_starts_as_it_was_loaded(rn):
     own = clip_towers.vision(rn).init(jax.random.key(0))
-    loaded = rn.params["vision"]["trunk"], rn.params["stats"]
+    loaded = rn.params["vision"]["trunk"], rn.params["vision"]["stats"]
     assert not any(_changed(own, loaded))
 
 
@@ -126,7 +123,7 @@ def test_a_frozen_tower_sees_clip_pixels_and_uses_its_running_statistics(rn, bat
     vision = clip_towers.vision(rn)
     images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3)), jnp.uint8)
     pixels = vision.pixels(images, "clip", jnp.float32)
-    np.testing.assert_allclose(pixels, clip.normalise(images, rn.config.clip), atol=1e-5)
+    np.testing.assert_allclose(pixels, clip.normalise(images, rn.config), atol=1e-5)
     bgr = vision.pixels(images, "bgr", jnp.float32)
     np.testing.assert_allclose(bgr, np.asarray(images)[..., ::-1] / 255.0, atol=1e-6)
     params, stats = vision.init(jax.random.key(0))
@@ -140,7 +137,7 @@ def test_a_frozen_tower_sees_clip_pixels_and_uses_its_running_statistics(rn, bat
 
 
 def test_patches_are_those_that_leave_the_last_block(batch):
-    opened = clip_towers.open_clip("world", "vit_patches")
+    opened = clip_towers.open_clip("world")
     vision = clip_towers.vision(opened)
     pixels = vision.pixels(batch["image"], "clip", jnp.float32)
     params, stats = vision.init(jax.random.key(0))

@@ -29,6 +29,7 @@ class Case:
     activation: str = "quick_gelu"
     eps: float = 1e-5
     end: int = 98
+    mlp: int = 3  # times the width
     store: str = "float32"
 
 
@@ -60,7 +61,7 @@ def build(case: Case, seed: int = 0) -> CLIPModel:
             "hidden_size": width,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "intermediate_size": 3 * width,
+            "intermediate_size": case.mlp * width,
             "hidden_act": case.activation,
             "layer_norm_eps": case.eps,
         }

@@ -254,7 +254,7 @@ def test_missing_pickled_and_broken_weights(golden, tmp_path, monkeypatch):
 def test_vit(tmp_path, monkeypatch):
     """An OpenCLIP ViT is a model of core_jax.clip, exact GELU included."""
     golden = Golden("vit")
-    model = openclip.load_vit(golden.folder(tmp_path))
+    model = clip.load(golden.folder(tmp_path))
     assert model.config.vision.activation == model.config.text.activation == "gelu"
     image = jax.jit(lambda p, x: clip.encode_image(p, model.config, x))(
         model.params, normalised(golden, model)
@@ -267,15 +267,18 @@ def test_vit(tmp_path, monkeypatch):
     assert back.keys() == golden.weights.keys()
     for name, value in golden.weights.items():
         np.testing.assert_array_equal(back[name], value.astype(np.float32), err_msg=name)
-    larger = openclip.load_vit(tmp_path, image_size=48)
+    larger = clip.load(tmp_path, image_size=48)
     assert larger.params["vision"]["position_embedding"].shape == (1 + 6 * 6, 16)
-    with pytest.raises(clip.ConfigError, match="load_vit"):
+    with pytest.raises(clip.ConfigError, match=r"holds no ConvNeXt: `clip\.load` opens"):
         openclip.load(tmp_path)
     convnext = Golden("convnext_linear")
     tiny_trunk(convnext, monkeypatch)
     folder = convnext.folder(tmp_path / "convnext")
-    with pytest.raises(clip.ConfigError, match=r"open it with load$"):
-        openclip.load_vit(folder)
+    with pytest.raises(
+        clip.ConfigError, match=r"ConvNeXt image tower, which `clip\.openclip\.load`"
+    ):
+        clip.load(folder)
+    assert [openclip.is_convnext(f) for f in (folder, tmp_path)] == [True, False]
 
 
 # As open_clip's model_configs hold them.
