@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture
 def file(base, tmp_path) -> pathlib.Path:
     """The tiny configuration as a file; CoOp, which needs no lookup."""
-    values = base.to_dict() | {"method": "coop"}
+    values = base.to_dict() | {"method": "ce"}
     path = tmp_path / "tiny.py"
     path.write_text(
         "import ml_collections\n\ndef get_config():\n"
@@ -95,7 +95,7 @@ for values in ({}, {"fit": {"save_every": 2}}, {"fit": {"mesh": "data:-1"}}):
 
 
 def test_a_trace_belongs_to_a_start_and_not_to_the_run(base, tmp_path):
-    config = config_lib.override(base, {"method": "coop"})
+    config = config_lib.override(base, {"method": "ce"})
     with pytest.raises(ValueError, match="profile=3:9: the run has 4 steps"):
         runs.train(config, tmp_path, progress=False, profile=(3, 9))
     runs.train(config, tmp_path, progress=False, profile=(3, 4))
