@@ -1,9 +1,12 @@
-"""Write the CLIP that a contrastive run trained as a HuggingFace folder with a model card.
+"""Write what a run has learned as a HuggingFace-style folder with a model card.
 
-python -m launch.export --workdir=runs/world_teacher --out=teacher
+  python -m launch.export --workdir=runs/world_teacher --out=teacher
+  python -m launch.export --workdir=runs/x --out=DIR [--classes=NAMES]
 
-The towers are stored in float16; the auxiliary heads stay behind. The card's zero-shot accuracy is that of what was
-written, after the rounding. Under a minute.
+Of a contrastive run the CLIP: the towers are stored in float16, the auxiliary heads stay behind, and the card's zero-shot
+accuracy is that of what was written, after the rounding. Of a classification run (task fdbpl) the learned classifier: class
+embeddings, prompts, and how to use them (launch/classifier.py); --classes are its classes, the data set's unless given.
+Under a minute. `python -m launch.prompts export` writes the prompts alone.
 """
 
 import pathlib
@@ -16,6 +19,7 @@ from absl import flags
 from core_jax import clip
 from core_jax.data import files
 from launch import config as config_lib
+from launch import runs
 
 Path = pathlib.Path
 
@@ -43,7 +47,16 @@ the share of pictures whose attribute is named rightly:
 def main(argv: Sequence[str]) -> None:
     """Export what the flags name."""
     del argv
-    print(export(flags.FLAGS.workdir, flags.FLAGS.out))
+    from launch import classifier, pictures
+
+    workdir, out, classes = (flags.FLAGS[name].value for name in ("workdir", "out", "classes"))
+    if config_lib.from_workdir(workdir).get("task") == "fdbpl":
+        names = None if classes is None else pictures.read_classes(classes)
+        print(classifier.export(workdir, out, names=names))
+        return
+    if classes is not None:
+        raise config_lib.ConfigError("--classes: only runs of task fdbpl are classifiers")
+    print(export(workdir, out))
 
 
 def export(workdir: str | Path, out: str | Path) -> str:
@@ -61,12 +74,11 @@ def export(workdir: str | Path, out: str | Path) -> str:
     """
     from core_jax import world
     from core_jax.train import contrastive, contrastive_data
-    from launch import runs
 
     run = runs.restore(workdir)
     if run.config.task != "contrastive":
         raise config_lib.ConfigError(
-            f"{workdir} holds a run of task {run.config.task!r}; only contrastive runs are exported"
+            f"{workdir} holds a run of task {run.config.task!r}; only contrastive runs train a CLIP"
         )
     seconds = runs.training_seconds(workdir)
     if seconds is None:
@@ -110,6 +122,9 @@ def export(workdir: str | Path, out: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of a contrastive run", required=True)
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("out", None, "folder to write", required=True)
-    config_lib.run(main)
+    flags.DEFINE_string(
+        "classes", None, "names separated by commas, or a text file with a class a line"
+    )
+    config_lib.run(main, runs.failures)

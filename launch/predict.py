@@ -25,7 +25,7 @@ come from the data set.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -132,13 +132,9 @@ def predict(
         raise config.ConfigError(
             f"--workdir={workdir}: a run of task {settings.get('task')}; expected fdbpl"
         )
-    trainable, pins = runs.learned(workdir)
-    predictor = fdbpl_jax.predictor(settings.to_dict(), trainable, classes=names)
-    if pins and pins["student"] != predictor.student.digest:
-        raise config.ConfigError(
-            f"the student {settings.student} has other weights now ({predictor.student.digest[:12]}) than when "
-            f"{workdir} was trained ({pins['student'][:12]}): put the old ones back, or train again"
-        )
+    trainable, stats, pins = runs.arrays(workdir)
+    predictor = fdbpl_jax.predictor(settings.to_dict(), trainable, stats=stats, classes=names)
+    require_student(str(settings.student), pins, predictor.student.digest, workdir)
     top_k = min(top_k, len(predictor.names))
     prediction = predictor(paths, top_k=top_k, reject=reject, progress=True)
     rows = [{"file": str(path), **row} for path, row in zip(paths, prediction.rows(), strict=True)]
@@ -169,6 +165,21 @@ def predict(
     report.save_figure(figures.picture_grid(shown), out / "predictions.png")
     print(f"{len(rows)} pictures: {out / 'predictions.json'}, {out / 'predictions.png'}")
     return rows
+
+
+def require_student(
+    student: str, pins: Mapping[str, str], digest: str, workdir: str | Path
+) -> None:
+    """Refuse a student whose weights are not those that a run was trained with.
+
+    Raises:
+      ConfigError: they differ.
+    """
+    if pins and pins["student"] != digest:
+        raise config.ConfigError(
+            f"the student {student} has other weights now ({digest[:12]}) than when {workdir} was trained "
+            f"({pins['student'][:12]}): put the old ones back, or train again"
+        )
 
 
 if __name__ == "__main__":

@@ -177,13 +177,8 @@ def send_out(workdir: str | Path, out: str | Path, *, dtype: str = "float32") ->
 
     config, trainable, stats, pins = learned(workdir)
     student = towers.load(config.student)
-    about = {
-        "learner": str(config.learner),
-        "method": str(config.method),
-        "student": str(config.student),
-        "student_digest": pins["student"],
-    }
-    tensors = exchange.write_file(out, trainable, stats, student, dtype=dtype, about=about)
+    facts = about(config, pins)
+    tensors = exchange.write_file(out, trainable, stats, student, dtype=dtype, about=facts)
     print(f"{out}: {', '.join(sorted(tensors))}")
     if "negative" in trainable.get("context", {}):
         print("(the negative prompt stays behind: the public repositories have no name for it)")
@@ -198,8 +193,6 @@ def learned(
     Raises:
       ConfigError: a run of another task, of several seeds, or one that learned nothing.
     """
-    from core_jax import train as train_lib
-
     config = runs.require_one(config_lib.from_workdir(workdir), workdir)
     if config.get("task") != "fdbpl":
         raise config_lib.ConfigError(
@@ -207,11 +200,13 @@ def learned(
         )
     if config.method == "zeroshot":
         raise config_lib.ConfigError(f"--workdir={workdir}: method=zeroshot learns no prompts")
-    try:
-        arrays, pins = train_lib.learned(workdir, ("trainable", "stats"))
-    except train_lib.CheckpointError as error:
-        raise config_lib.ConfigError(f"--workdir={error}") from error
-    return config, arrays["trainable"], arrays["stats"], pins
+    return (config, *runs.arrays(workdir))
+
+
+def about(config: ml_collections.ConfigDict, pins: Mapping[str, str]) -> dict[str, str]:
+    """What the metadata of an exported file says of a run."""
+    names = ("learner", "method", "student")
+    return {name: str(config[name]) for name in names} | {"student_digest": pins["student"]}
 
 
 def show_words(values: Any) -> None:

@@ -212,13 +212,20 @@ def restore(workdir: str | Path, task: Any = None) -> Restored:
 
 
 def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The trained parameters of a run alone, without opening its data, lookup or models (`core_jax.train.learned`).
+    """The trained parameters of a run and the digests they depend on: `arrays` without the statistics."""
+    trainable, _, pins = arrays(workdir)
+    return trainable, pins
+
+
+def arrays(workdir: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """What a run has learned, without opening its data, lookup or models (`core_jax.train.learned`).
 
     Args:
       workdir: of a run, finished or not.
 
     Returns:
-      (nested dict of NumPy arrays, the digests they depend on); ({}, {}) for a run that trains nothing.
+      (trained parameters, statistics, the digests they depend on), nested dicts of NumPy arrays; all empty for a run that
+      trains nothing.
 
     Raises:
       ConfigError: there is no checkpoint.
@@ -227,12 +234,12 @@ def learned(workdir: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     require_one(config_lib.from_workdir(workdir), workdir)
     if _timing(workdir).get("steps") == 0:
-        return {}, {}
+        return {}, {}, {}
     try:
-        arrays, pins = train_lib.learned(workdir)
+        found, pins = train_lib.learned(workdir, ("trainable", "stats"))
     except train_lib.CheckpointError as error:
         raise config_lib.ConfigError(f"--workdir={error}") from error
-    return arrays["trainable"], pins
+    return found["trainable"], found["stats"], pins
 
 
 def evaluate(

@@ -1,11 +1,12 @@
 """Rank class names for your own pictures with any CLIP, no training.
 
 python -m launch.zeroshot --model=openai/clip-vit-base-patch32 --images='holiday,extra/*.png' \
-    --classes='dog,cat,beach' [--template='a photo of a {}.'] [--top=5] [--out=DIR]
+    --classes='dog,cat,beach' [--template='a photo of a {}.' | --template=imagenet_80] [--top=5] [--out=DIR]
 
 `--model` is a HuggingFace folder, a hub id, or the embedded pair's world:student and world:teacher. `--images` takes
-files, folders (searched through) and globs. `--classes` takes names or a text file with one name a line. A table is
-printed; `--out` receives ranking.json and ranking.png. Seconds on a CPU for tens of pictures.
+files, folders (searched through) and globs. `--classes` takes names or a text file with one name a line. `--template` takes
+sentences, repeated, or the name of a list of them (fdbpl_jax/templates.py); features are averaged. A table is printed;
+`--out` receives ranking.json and ranking.png. Seconds on a CPU for tens of pictures.
 """
 
 import json
@@ -28,13 +29,15 @@ def main(argv: Sequence[str]) -> None:
     paths = find_pictures(flags.FLAGS.images)
     start.start()
     from core_jax.train import report
+    from fdbpl_jax import templates
     from launch import figures
 
+    sentences = templates.resolve(flags.FLAGS.template, own=None)
     rows = rank_files(
         flags.FLAGS.model,
         paths,
         classes,
-        flags.FLAGS.template,
+        sentences,
         top=flags.FLAGS.top,
         batch=flags.FLAGS.batch_size,
     )
@@ -45,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
     out = pathlib.Path(flags.FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    content = {"model": flags.FLAGS.model, "templates": flags.FLAGS.template, "classes": classes}
+    content = {"model": flags.FLAGS.model, "templates": sentences, "classes": classes}
     files.atomic_write(
         out / "ranking.json", json.dumps(content | {"pictures": rows}, indent=2, ensure_ascii=False)
     )
@@ -165,7 +168,9 @@ if __name__ == "__main__":
     flags.DEFINE_list("images", None, "files, folders or globs, separated by commas", required=True)
     flags.DEFINE_string("classes", None, "names separated by commas, or a text file", required=True)
     flags.DEFINE_multi_string(
-        "template", ["a photo of a {}."], "sentence around a class name; several are averaged"
+        "template",
+        ["a photo of a {}."],
+        "sentence around a class name, or the name of a list of them; several are averaged",
     )
     flags.DEFINE_integer("top", 5, "classes shown for each picture", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "pictures per forward pass", lower_bound=1)
