@@ -116,15 +116,19 @@ CROSS: dict[str, dict[str, Any]] = {
 _BLOCKS = {"world:student": (2, 4), "world:teacher": (2, 6)}
 
 
-def structure(name: str) -> dict[str, Any]:
+def structure(name: str, student: str = "") -> dict[str, Any]:
     """What a learner is made of and supervised with, by dotted key, without the numbers of its training.
+
+    Args:
+      name: a learner of RECIPES.
+      student: if given, no prompts in more blocks than it has; see `within`.
 
     Raises:
       ValueError: there is no such learner.
     """
     method, own, training = _PUBLISHED[_known(name)]
     pictures = {key: training[key] for key in ("data.transductive",) if key in training}
-    return {"learner": name, "method": method, **own, **pictures}
+    return within({"learner": name, "method": method, **own, **pictures}, student)
 
 
 def within(changes: Mapping[str, Any], student: str) -> dict[str, Any]:
