@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from configs import fdbpl_caltech101, fdbpl_folder, fdbpl_world
+from configs import fdbpl_caltech101, fdbpl_folder, fdbpl_learners, fdbpl_world
 from fdbpl_jax import config
 from fdbpl_jax.config import Config, ConfigError
+from fdbpl_jax.learners import LEARNERS
 
 LOOKUP = {"lookup": {"dir": "x"}}
 
@@ -132,3 +133,76 @@ def test_integers_pass_for_numbers_and_lists_for_tuples():
     assert isinstance(read.loss.kl[0], float)
     read = config.read({"lookup": {"dir": "x", "seeds": [1, 2, 3], "dense": None}})
     assert read.lookup.seeds == (1, 2, 3)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_has_a_recipe_that_can_be_used(learner):
+    published = config.read(fdbpl_caltech101.get_config(f"l14_b16+{learner}"))
+    assert (published.learner, published.label) == (learner, learner)
+    assert published.student == "openai/clip-vit-base-patch16"
+    assert (published.warmup_lr, published.regions_per_visit) == (1e-5, 1)
+    assert published.fresh == (learner != "promptkd")
+    small = config.read(fdbpl_world.get_config(learner))
+    assert (small.label, small.lr, small.batch_size) == (learner, 2e-2, 32)
+    # The embedded world's student has 2 blocks in its text tower and 4 in the other.
+    assert small.prompt.depth <= 2
+    assert small.visual.depth <= 4
+    own = config.read(fdbpl_folder.get_config(learner))
+    assert (own.data.dataset, own.data.split, own.learner) == ("folder", "all", learner)
+    if learner in fdbpl_learners.CROSS:
+        fdbpl_caltech101.get_config(learner).update_from_flattened_dict(
+            fdbpl_learners.CROSS[learner]
+        )
+
+
+def test_recipes_that_do_not_exist():
+    for module in (fdbpl_caltech101, fdbpl_world):
+        with pytest.raises(ValueError, match=r"mapel.*maple"):
+            module.get_config("mapel")
+    with pytest.raises(ValueError, match="or one of each"):
+        fdbpl_caltech101.get_config("maple+vpt")
+
+
+def test_methods_that_were_learners_say_what_they_are_now():
+    with pytest.raises(
+        ConfigError, match=r"config.learner=kgcoop and config.method=ce, or another"
+    ):
+        config.read({**LOOKUP, "method": "kgcoop"})
+    with pytest.raises(ConfigError, match=r"config.method='cop': expected one of zeroshot, ce"):
+        config.read({**LOOKUP, "method": "cop", "learner": "mapel"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learner": "maple", "data": {"source": "features"}}, "learns visual prompts"),
+        ({"learner": "vpt", "data": {"source": "grow"}}, "set data.source=images"),
+        ({"learner": "ivlp", "data": {"resident": "True"}}, "labels stay usable"),
+        ({"learner": "promptkd"}, "set config.loss.dual=False, or method=kdpl"),
+        ({"learner": "promptkd", "method": "ce"}, "set config.method=kdpl"),
+        ({"learner": "promptkd", "method": "kdpl", "batch_size": 1}, "normalises over the batch"),
+        ({"learner": "cocoop", "prompt": {"depth": 2}}, "set config.prompt.depth=1"),
+        ({"learner": "cocoop", "loss": {"pcd_unit": True}}, "set pcd_unit=False"),
+        (
+            {
+                "learner": "maple",
+                "prompt": {"class_specific": True},
+                "data": {"split": "all"},
+            },
+            "set class_specific=False",
+        ),
+        ({"data": {"transductive": True}, "method": "ce"}, "hard labels of the new classes"),
+        ({"data": {"transductive": True, "split": "all"}}, "no classes are held out"),
+        ({"data": {"templates": ("a photo", "imagenet_8")}}, "did you mean imagenet_80"),
+        ({"average": {"std": 0.0}}, "expected more than 0 epochs"),
+        ({"visual": {"tokens": 0}}, "config.visual.tokens=0: expected at least 1"),
+    ],
+)
+def test_what_a_learner_has_no_meaning_for(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        config.read({**LOOKUP, "regions_per_visit": 1, **changes})
+    # Nothing is learned, so nothing is in the way.
+    if not {"templates", "std", "tokens", "class_specific"} & {
+        name for group in changes.values() if isinstance(group, dict) for name in group
+    }:
+        config.read({**LOOKUP, "regions_per_visit": 1, **changes, "method": "zeroshot"})

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fdbpl_jax import config as fdbpl_config
+from fdbpl_jax.learners import LEARNERS
 from launch import compare, config, gather, report, results, runs
+from launch.comparisons import fdbpl
 from tests.launch.conftest import METHODS
 
 
@@ -122,6 +125,28 @@ def test_a_report_of_some_methods(comparison, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "fdbpl" not in text
     assert not list(tmp_path.glob("similarity*"))
+
+
+def test_every_learner_is_a_row_under_every_supervision(tmp_path):
+    """On the embedded world, whose student is shallow, and on a real one."""
+    for file, depth in (("fdbpl_world.py", 2), ("fdbpl_caltech101.py", 9)):
+        base = config.load(f"configs/{file}", [])
+        arms = compare.arms(list(fdbpl.METHODS), {})
+        jobs = {job.arm.label: job for job in compare.jobs(base, tmp_path, arms, seeds=[1])}
+        read = {label: fdbpl_config.read(job.config.to_dict()) for label, job in jobs.items()}
+        assert {label: one.label for label, one in read.items()} == {label: label for label in read}
+        learned = {(one.learner, one.method) for one in read.values() if one.trained}
+        ways = [(name, way) for name in LEARNERS for way in ("ce", "kdpl", "fdbpl")]
+        assert learned == {way for way in ways if way[0] != "promptkd" or way[1] == "kdpl"}
+        assert read["maple_fdbpl"].prompt.depth == depth
+        assert read["maple"].prompt.words == "of a"
+        # Labels of all classes are other labels.
+        assert read["fdbpl"].lookup.dir == read["maple_fdbpl"].lookup.dir
+        assert read["promptkd"].lookup.dir == f"{read['fdbpl'].lookup.dir}_all_classes"
+    (variant,) = compare.jobs(
+        base, tmp_path, compare.arms(["maple+flat"], {"flat": {"prompt.depth": 1}}), seeds=[1]
+    )
+    assert variant.config.prompt.depth == 1
 
 
 def test_unknown_names_are_all_reported():
