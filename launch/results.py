@@ -124,8 +124,12 @@ def recipes(
         groups.setdefault(key, {}).setdefault(row.get("config_digest"), []).append(row)
     for (name, *_), configurations in groups.items():
         for group in configurations.values():
-            folder = re.sub(r"/seed\d+(/fold\d+)?$", "", group[0]["run"])
-            yield (f"{name} ({folder})" if len(configurations) > 1 else name), group
+            yield (f"{name} ({folder(group[0])})" if len(configurations) > 1 else name), group
+
+
+def folder(row: dict[str, Any]) -> str:
+    """The folder of a line's run without its seed and fold: that of its repetitions."""
+    return re.sub(r"/seed\d+(/fold\d+)?$", "", row["run"])
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> list[Summary]:

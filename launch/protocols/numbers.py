@@ -100,8 +100,12 @@ def half_width(spread: Spread) -> float | None:
 
 
 def series(rows: Iterable[dict[str, Any]]) -> list[Series]:
-    """Result lines of protocols as series over seeds, in order of first appearance."""
-    found = []
+    """Result lines of protocols as series over seeds, in order of first appearance.
+
+    Where two of them would be one row of a table, such as runs with other teachers, the later ones' labels get the name of their
+    folder.
+    """
+    found, taken = [], set()
     for name, group in results.recipes(rows, (*results.SAME, "protocol")):
         first = group[0]
         trained_on, dataset = str(first["trained_on"]), str(first["dataset"])
@@ -115,9 +119,12 @@ def series(rows: Iterable[dict[str, Any]]) -> list[Series]:
         )
         for split in dict.fromkeys(row["split"] for row in group):
             values = {row["seed"]: float(row["accuracy"]) for row in group if row["split"] == split}
+            cell = (place, str(first["protocol"]), dataset, split)
+            own = name if (name, cell) not in taken else f"{name} ({results.folder(first)})"
+            taken.add((own, cell))
             found.append(
                 Series(
-                    label=name,
+                    label=own,
                     method=str(first["method"]),
                     place=place,
                     protocol=str(first["protocol"]),

@@ -140,7 +140,9 @@ def test_zero_shot_transfer_equals_a_direct_computation(transferred, base):
         (target,) = sets.targets([name], root)
         dataset = target.read()
         model = clip.load(base.student)
-        texts = clip.zeroshot.text_features(model, [f"a {one}." for one in dataset.classes])
+        texts = clip.unit(
+            clip.zeroshot.text_features(model, [f"a {one}." for one in dataset.classes])
+        )
         size = model.config.vision.image_size
         pixels = np.stack(
             [clip.preprocess(images.decode(dataset.root / i.path), size) for i in dataset.test]

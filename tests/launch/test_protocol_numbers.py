@@ -115,6 +115,16 @@ def test_students_shots_and_training_sets_stay_apart():
     assert len({table.title for table in made}) == 4
 
 
+def test_runs_with_other_teachers_are_rows_of_their_own():
+    rows = [
+        line("fdbpl", "dtd", split, 1, 50.0, teacher=teacher, run=f"{teacher}/fdbpl/seed1")
+        for teacher in ("large", "huge")
+        for split in ("base", "new")
+    ]
+    (table,) = tables.tables(found(rows))["base_to_new"]
+    assert [row[0] for row in table.rows] == ["fdbpl", "fdbpl (huge/fdbpl)"]
+
+
 def transfer_rows(protocol, others, trained_on="imagenet", seeds=(1, 2, 3)):
     return [
         line(method, name, "all", seed, value + seed, protocol=protocol, trained_on=trained_on)
