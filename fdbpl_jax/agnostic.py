@@ -6,6 +6,9 @@ over them, so the student's text tower runs K sentences a step and not V. Shapes
 
 With a lookup the teacher's k stored names of each region stand for its softmax. Mass that was not stored is spread evenly over
 the other V - k names, as in `losses.label_kls`; what of it falls on the K kept ones stays, and the labels are normalised again.
+
+Which names are kept changes with every step, while shapes may not. A plan for K sentences is static all the same: sorted by
+length, the i-th shortest of any K sentences is no longer than the (V - K + i)-th shortest of all.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core_jax.train import Aux
@@ -36,15 +40,15 @@ def loss(
     config, names = inputs.config, len(inputs.train.classes)
     labels = objective.teacher_labels(inputs, frozen, batch)
     chosen = likeliest(labels, batch["mask"], names=names, top=config.data.dictionary_top)
+    plans = dict(inputs.plans)
+    if "train" in plans:
+        chosen, plans["train"] = narrow(plans["train"], chosen)
     kept = restrict(labels, chosen, names=names, recover=config.loss.recover)
     batch = {name: value for name, value in batch.items() if name not in ("index", "rest")}
     batch |= {"logp": kept.logp, "entropy": kept.entropy}
     # A label among the kept names counts within them; others are no name's.
     among = batch["label"][:, None] == chosen[None, :]
     batch["label"] = jnp.where(jnp.any(among, axis=1), jnp.argmax(among, axis=1), -1)
-    plans = dict(inputs.plans)
-    if "train" in plans:
-        plans["train"] = narrow(plans["train"], chosen)
     held = {
         name: jnp.take(value, chosen, axis=0) if name in _BY_NAME else value
         for name, value in frozen.items()
@@ -107,26 +111,37 @@ def restrict(
     return losses.SoftLabels(logp=jax.nn.log_softmax(found), entropy=labels.entropy)
 
 
-def narrow(plan: text.Plan, chosen: Int[Array, "K"]) -> text.Plan:
-    """The plan of some classes of a plan, known only when it runs: one bucket, as long as the longest of all sentences."""
+def narrow(plan: text.Plan, chosen: Int[Array, "K"]) -> tuple[Int[Array, "K"], text.Plan]:
+    """The plan of some classes of a plan, known only when it runs.
+
+    Args:
+      plan: of all classes.
+      chosen: numbers of K of them, each once.
+
+    Returns:
+      (these numbers, the shortest sentence first; a plan of them in that order, with as many and as long buckets as any K
+      sentences need).
+    """
     length = max(bucket.ids.shape[1] for bucket in plan.buckets)
+    count, order = len(chosen), plan.order
 
-    def table(name: str) -> Array:
-        parts = []
-        for bucket in plan.buckets:
-            ids = jnp.asarray(getattr(bucket, name))
-            extra = ((0, 0), (0, length - ids.shape[1]))
-            # Behind the end token, where nothing looks.
-            parts.append(jnp.pad(ids, extra, mode="edge"))
-        return jnp.concatenate(parts)
+    def table(name: str) -> np.ndarray:
+        each = [getattr(bucket, name) for bucket in plan.buckets]
+        # Behind the end token, where nothing looks.
+        padded = [np.pad(x, ((0, 0), (0, length - x.shape[1])), mode="edge") for x in each]
+        return np.concatenate(padded)[order]
 
-    ends = jnp.concatenate([jnp.asarray(bucket.end) for bucket in plan.buckets])
-    rows = jnp.take(jnp.asarray(plan.order), chosen)
-    bucket = text.Bucket(
-        rows=jnp.arange(len(chosen), dtype=jnp.int32),
-        ids=jnp.take(table("ids"), rows, axis=0),
-        slots=jnp.take(table("slots"), rows, axis=0),
-        end=jnp.take(ends, rows),
-    )
-    order = jnp.arange(len(chosen), dtype=jnp.int32)
-    return dataclasses.replace(plan, buckets=(bucket,), order=order)
+    ids, slots = table("ids"), table("slots")
+    end = np.concatenate([bucket.end for bucket in plan.buckets])[order]
+    longest = np.sort(end + 1)[len(end) - count :]
+    sizes = (length,) if plan.mode == "full" else text.split_lengths(longest)
+    behind = np.searchsorted(longest, sizes, side="right")
+    chosen = jnp.take(chosen, jnp.argsort(jnp.take(jnp.asarray(end), chosen), stable=True))
+    buckets = []
+    for low, high, size in zip([0, *behind[:-1]], behind, sizes, strict=True):
+        rows = chosen[low:high]
+        take = lambda x, rows=rows: jnp.take(jnp.asarray(x), rows, axis=0)
+        places = jnp.arange(low, high, dtype=jnp.int32)
+        buckets.append(text.Bucket(places, take(ids[:, :size]), take(slots[:, :size]), take(end)))
+    places = jnp.arange(count, dtype=jnp.int32)
+    return chosen, dataclasses.replace(plan, buckets=tuple(buckets), order=places)

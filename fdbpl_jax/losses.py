@@ -183,29 +183,15 @@ def label_kls(
         return forward, jnp.sum(jnp.exp(stored) * (stored - log_q), axis=-1)
 
     assert labels.rest is not None
-    log_q, log_rho = spread(logp, _full(labels.rest, logits), others)
+    rest = _full(labels.rest, logits)
+    normaliser = jax.nn.logsumexp(jnp.concatenate([logp, rest[:, None]], axis=-1), axis=-1)
+    log_q = logp - normaliser[:, None]
+    log_rho = rest - normaliser - math.log(others)
     tail = others * log_rho - (jnp.sum(log_p, axis=-1) - jnp.sum(stored, axis=-1))
     forward = jnp.sum(jnp.exp(log_q) * (log_q - stored), axis=-1) + jnp.exp(log_rho) * tail
     negative_entropy = jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
     above = jnp.sum(jnp.exp(stored) * (log_q - log_rho[:, None]), axis=-1)
     return forward, negative_entropy - above - log_rho
-
-
-def spread(
-    logp: Float[Array, "B K"], rest: Float[Array, "B"], others: int
-) -> tuple[Float[Array, "B K"], Float[Array, "B"]]:
-    """Truncated labels as a distribution that sums to one: what is not stored is shared evenly.
-
-    Args:
-      logp: of the K stored classes.
-      rest: log of what they leave.
-      others: m = C - K, at least 1.
-
-    Returns:
-      (log q of the stored classes, log rho of each other class).
-    """
-    normaliser = jax.nn.logsumexp(jnp.concatenate([logp, rest[:, None]], axis=-1), axis=-1)
-    return logp - normaliser[:, None], rest - normaliser - math.log(others)
 
 
 def positive_term(
