@@ -89,7 +89,7 @@ def layout(
     Args:
       names: C class names.
       tokenizer: of the student.
-      context: M; 0 for sentences in which nothing is learned.
+      context: M.
       words: fixed words in front of every class name.
       position: "end", "middle" or "front".
       context_length: longest sentence the text tower takes.

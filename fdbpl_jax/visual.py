@@ -121,12 +121,14 @@ def encode(
       visual: the tokens of every block, from `init` or `coupled`.
 
     Raises:
-      ValueError: tokens of another width than the tower's, or for more blocks than it has.
+      ValueError: no tokens, tokens of another width than the tower's, or for more blocks than it has.
     """
-    width, blocks = config.vision.width, config.vision.layers
-    if visual.ndim != 3 or visual.shape[2] != width or not 1 <= visual.shape[0] <= blocks:
+    width, blocks = config.vit.width, config.vit.layers
+    fits = visual.ndim == 3 and visual.shape[2] == width and 1 <= visual.shape[0] <= blocks
+    if not fits or not visual.shape[1]:
         raise ValueError(
-            f"visual prompts have shape {visual.shape}, but this image tower takes (J, M, {width}) with J from 1 to {blocks}"
+            f"visual prompts have shape {visual.shape}, but this image tower takes (J, M, {width}) with J from 1 to "
+            f"{blocks} and M from 1 on"
         )
     tokens = visual.shape[1]
     fresh = {f"block_{j}": visual[j + 1] for j in range(visual.shape[0] - 1)}
@@ -142,7 +144,7 @@ def encode(
 
 def _tower(student: clip.Clip) -> tuple[int, int]:
     """Width and number of blocks of the student's image tower."""
-    if not isinstance(student.config, clip.ClipConfig):
+    if not isinstance(student.config.vision, clip.VisionConfig):
         raise PromptError(
             "visual prompts are tokens of a ViT, but the student's image tower is none: learn text prompts alone, or "
             "take another student"

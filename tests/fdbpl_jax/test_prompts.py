@@ -18,6 +18,8 @@ def byte_pair(tmp_path_factory):
     """A byte-pair tokenizer with a few merges, so that names split into several pieces."""
     folder = tmp_path_factory.mktemp("bpe")
     merges = ["r e", "re d</w>", "s t", "st a", "o f</w>", "p h", "ph o", "t o</w>", "pho to</w>"]
+    # A full stop that merges with the last sign of a name.
+    merges.append(") .</w>")
     printable = [chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))]
     letters = printable + [chr(256 + i) for i in range(256 - len(printable))]
     words = [*letters, *(x + "</w>" for x in letters), *(m.replace(" ", "") for m in merges)]
@@ -48,6 +50,48 @@ def test_ids_behind_the_context_are_the_full_sentences(student, byte_pair, which
         assert _ids(layout, row) == expected
         assert layout.end[row] == 1 + len(sentence)
         assert layout.slots[row, 1:5].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("which", ["words", "bytes"])
+def test_fixed_words_are_part_of_the_full_sentence(student, byte_pair, which):
+    """MaPLe's prompt: the first two words of "a photo of a" are learned, the others stay."""
+    tokenizer = student.tokenizer if which == "words" else byte_pair
+    names = NAMES if which == "words" else ("Great Dane (old)", "red_star 12", "it's")
+    learned = len(tokenizer.encode("a photo"))
+    layout = prompts.layout(names, tokenizer, context=learned, words="of_a")
+    for row, name in enumerate(names):
+        sentence = tokenizer.encode(f"a photo of a {name.replace('_', ' ')}.")
+        assert _ids(layout, row) == [tokenizer.start, *sentence[learned:], tokenizer.eos]
+        assert layout.slots[row, 1 : 1 + learned].tolist() == list(range(learned))
+    assert layout.front == 1 + len(tokenizer.encode("a photo of a"))
+
+
+def _as_coop(tokenizer, name, context, position):
+    """CoOp's PromptLearner on one class: cuts of the tokenised "x x x x name."; context vectors as -1, -2, ..."""
+    ids = [tokenizer.start, *tokenizer.encode("x " * context + name + "."), tokenizer.eos]
+    count = len(tokenizer.encode(name))
+    prefix, suffix = ids[:1], ids[1 + context :]
+    vectors, half = [-1 - i for i in range(context)], context // 2
+    return {
+        "end": prefix + vectors + suffix,
+        "middle": prefix + vectors[:half] + suffix[:count] + vectors[half:] + suffix[count:],
+        "front": prefix + suffix[:count] + vectors + suffix[count:],
+    }[position]
+
+
+@pytest.mark.parametrize("context", [4, 5])
+@pytest.mark.parametrize("position", prompts.POSITIONS)
+def test_sentences_are_cut_as_coop_cuts_them(byte_pair, position, context):
+    names = ("Great Dane (old)", "red star", "it's", "st. photo", "a,b")
+    layout = prompts.layout(names, byte_pair, context=context, position=position)
+    for row, name in enumerate(names):
+        stop = layout.end[row] + 1
+        slots, ids = layout.slots[row, :stop], layout.ids[row, :stop]
+        expected = _as_coop(byte_pair, name, context, position)
+        assert np.where(slots >= 0, -1 - slots, ids).tolist() == expected
+    merged = byte_pair.encode(").")
+    assert len(merged) == 1
+    assert merged[0] in layout.ids[0]
 
 
 def test_positions_of_the_class_name(student):
@@ -100,6 +144,35 @@ def test_start_from_words_and_from_noise(student):
     start = prompts.init_context(per_class, student, classes=3, dual=False, key=key)
     assert start["positive"].shape == (3, 4, 32)
     assert all(np.asarray(x).dtype == np.float32 for x in start.values())
+
+
+def test_underscores_of_the_first_words_are_spaces(student):
+    make = lambda words: prompts.init_context(
+        PromptConfig(context_init=words), student, classes=1, dual=False, key=jax.random.key(0)
+    )
+    for one, other in zip(make("a_photo_of_a").values(), make("a photo of a").values()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_deep_prompts_start_from_small_noise(student):
+    """As in MaPLe's code and IVLP's: N(0, 0.02) in every block, whatever words the context starts from."""
+    key = jax.random.key(0)
+    make = lambda config, dual=True: prompts.init_deep(config, student, dual=dual, key=key)
+    config = PromptConfig(context=50, context_init="", negative_init="", depth=2)
+    deep = make(config)
+    assert set(deep) == {"positive", "negative"}
+    assert set(make(config, dual=False)) == {"positive"}
+    for vectors in deep.values():
+        assert vectors.shape == (1, 50, 32)
+        assert vectors.dtype == np.float32
+        assert abs(float(np.std(vectors)) - 0.02) < 0.002
+    assert not np.allclose(deep["positive"], deep["negative"])
+    # Per class or not, with words or without: the deep prompts are shared and random.
+    assert make(PromptConfig(class_specific=True, depth=2))["positive"].shape == (1, 4, 32)
+    assert make(PromptConfig()) == {}
+    for depth in (0, 3):
+        with pytest.raises(PromptError, match=f"prompt.depth is {depth}: expected 1 .* to 2"):
+            make(PromptConfig(depth=depth))
 
 
 def test_words_of_another_number_of_tokens_are_all_named(student):

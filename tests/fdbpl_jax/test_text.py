@@ -169,24 +169,28 @@ layout = prompts.layout(names, student.tokenizer, context=4, context_length=20)
 context = 0.5 * jax.random.normal(jax.random.key(3), (2, 4, student.config.text.width))
 cotangent = jax.random.normal(jax.random.key(4), (2, len(names), student.config.projection_dim))
 
-def value(tower, context, plan):
-    features = text.class_features({"text": tower}, student.config, plan, context)
+deep = 0.5 * jax.random.normal(jax.random.key(5), (2, 1, 4, student.config.text.width))
+
+def value(tower, context, deep, plan):
+    features = text.class_features({"text": tower}, student.config, plan, context, deep=deep)
     return jnp.sum(features * cotangent), features
 
-run = jax.jit(jax.value_and_grad(value, argnums=1, has_aux=True), static_argnums=2)
+run = jax.jit(jax.value_and_grad(value, argnums=(1, 2), has_aux=True), static_argnums=3)
 mesh = sharding.make_mesh((4, 2))
-tower = jax.device_put(student.params["text"], NamedSharding(mesh, P()))
+arrays = student.params["text"], context, deep
+placed = jax.device_put(arrays, NamedSharding(mesh, P()))
 for mode, tokens in (("prefix", 16384), ("trimmed", 24)):
     plan = text.plan(layout, mode=mode, max_tokens=tokens, context_length=20)
-    (_, features), grad = run(student.params["text"], context, plan)
-    lowered = run.lower(tower, jax.device_put(context, NamedSharding(mesh, P())), plan)
+    (_, features), grads = run(*arrays, plan)
+    lowered = run.lower(*placed, plan)
     # The class axis really is cut: constraints of both mesh axes stand in the program.
     assert "data" in lowered.as_text() and "model" in lowered.as_text()
-    (_, sharded), sharded_grad = run(tower, jax.device_put(context, NamedSharding(mesh, P())), plan)
+    (_, sharded), sharded_grads = run(*placed, plan)
     assert len(sharded.sharding.device_set) == 8
     np.testing.assert_allclose(sharded, features, atol=1e-5)
-    scale = np.abs(grad).max()
-    np.testing.assert_allclose(np.asarray(sharded_grad) / scale, np.asarray(grad) / scale, atol=1e-5)
+    for got, want in zip(sharded_grads, grads):
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(np.asarray(got) / scale, np.asarray(want) / scale, atol=1e-5)
 print("equal")
 """
 
