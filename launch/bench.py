@@ -24,6 +24,7 @@ from launch.benchmarks import (
     grow,
     lookup,
     memory,
+    prompts,
     scaling,
     seeds,
     startup,
@@ -52,6 +53,11 @@ BENCHMARKS = {
     ),
     "text_tower": Benchmark(
         "The text tower's three ways", text_tower.run, full=("--classes=10,100,1000",)
+    ),
+    "prompts": Benchmark(
+        "One step of every prompt learner against torch",
+        prompts.run,
+        full=("--towers=tiny,b32",),
     ),
     "gba": Benchmark(
         "What GBA's adapters cost, and its Fourier operations",

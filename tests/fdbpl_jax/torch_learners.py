@@ -235,7 +235,7 @@ def fdbpl(problem: Problem, seen: Seen) -> torch.Tensor:
                 gap = seen.image[i] @ apart - seen.image[j] @ apart
                 hinges = hinges + weight[i] * weight[j] * functional.relu(MARGIN - gap)
                 weights = weights + weight[i] * weight[j]
-    return total / len(weight) + LAM_PCD * hinges / weights
+    return total / len(weight) + LAM_PCD * hinges / max(weights, 1e-6)
 
 
 LOSSES = {

@@ -1,0 +1,181 @@
+"""The benchmark's torch side does the same work: its steps are those of the learners' oracle, and its losses are ours."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from core_jax import clip, world
+from launch import config
+from launch.benchmarks import prompts, timing, torch_prompts
+from tests.fdbpl_jax import learner_pair, torch_learners
+from tests.fdbpl_jax.conftest import CLASSES
+
+RNG = np.random.default_rng(0)
+
+
+def _normal(*shape):
+    return RNG.normal(0, 0.4, shape).astype(np.float32)
+
+
+def _linear(before, after):
+    return {"kernel": _normal(before, after), "bias": _normal(after)}
+
+
+TEXT = {"context": {"positive": _normal(4, 16)}}
+DUAL = {"context": {"positive": _normal(4, 16), "negative": _normal(4, 16)}}
+VISUAL = {"visual": _normal(2, 3, 24)}
+BOTH = {**TEXT, **VISUAL, "deep": {"positive": _normal(1, 4, 16)}}
+MAPLE = {
+    "context": {"positive": _normal(2, 16)},
+    "deep": {"positive": _normal(1, 2, 16)},
+    "coupling": {"kernel": _normal(2, 16, 24), "bias": _normal(2, 24)},
+}
+MAPLE_DUAL = {
+    **MAPLE,
+    "context": {"positive": _normal(2, 16), "negative": _normal(2, 16)},
+    "deep": {"positive": _normal(1, 2, 16), "negative": _normal(1, 2, 16)},
+}
+META = {"fc1": _linear(32, 2), "fc2": _linear(2, 16)}
+NORM = {"scale": _normal(20), "bias": _normal(20)}
+PROJECTOR = {"fc1": _linear(32, 20), "norm": NORM, "fc2": _linear(20, 20)}
+VALUES = {
+    "coop": TEXT,
+    "cocoop": {**TEXT, "meta": META},
+    "kgcoop": TEXT,
+    "prograd": TEXT,
+    "vpt": VISUAL,
+    "ivlp": BOTH,
+    "maple": MAPLE,
+    "promptsrc": BOTH,
+    "promptkd": {**VISUAL, "projector": PROJECTOR},
+    "kdpl_online": TEXT,
+    "maple_kdpl_online": MAPLE,
+    "fdbpl": DUAL,
+    "maple_fdbpl": MAPLE_DUAL,
+}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    models = [model.double() for model in learner_pair.pair()]
+    return learner_pair.problem(models, CLASSES, ["a {} in the picture."])
+
+
+def _oracle(problem, work, learner, method):
+    values = learner_pair.tensors(VALUES[work])
+    if learner == "prograd":
+        return torch_learners.prograd(problem, values)
+    if learner == "promptkd":
+        running = torch.zeros(20).double(), torch.ones(20).double()
+        return torch_learners.promptkd(problem, values, running)
+    loss = learner if learner in torch_learners.LOSSES else method
+    return torch_learners.step(loss, problem, values)
+
+
+def test_there_is_a_case_for_every_row():
+    assert VALUES.keys() == prompts.WORKS.keys()
+
+
+@pytest.mark.parametrize("work", VALUES)
+def test_the_reference_makes_the_oracles_step(work, problem, monkeypatch):
+    """Without momentum and decay a step of length 1 goes by the gradient."""
+    learner, method = prompts.WORKS[work]
+    method = method or ("kdpl" if learner == "promptkd" else "ce")
+    logp = torch_learners.teacher_logits(problem).log_softmax(1)
+    entropy = -(logp.exp() * logp).sum(1) / np.log(len(CLASSES))
+    student, teacher = learner_pair.pair()
+    reference = torch_prompts.Work(
+        learner=learner,
+        method=method,
+        student=student,
+        teacher=teacher if method == "kdpl" else None,
+        ids=problem.ids,
+        template=problem.templates[0],
+        teacher_ids=problem.teacher_ids,
+        batch={
+            "pixels": problem.pixels.float(),
+            "teacher_pixels": problem.teacher_pixels.float(),
+            "label": problem.label,
+            "logp": logp.float(),
+            "entropy": entropy.float(),
+        },
+    )
+    moved = {}
+    monkeypatch.setattr(torch_prompts, "LR", 1.0)
+    monkeypatch.setattr(torch_prompts, "WEIGHT_DECAY", 0.0)
+    tensors = torch_prompts._tensors
+    monkeypatch.setattr(
+        torch_prompts, "_tensors", lambda tree: moved.setdefault("x", tensors(tree))
+    )
+    value = torch_prompts.training(reference, VALUES[work])()
+    expected, gradients = _oracle(problem, work, learner, method)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    before, after = torch_prompts._leaves(VALUES[work]), torch_prompts._leaves(moved["x"])
+    for start, end, gradient in zip(before, after, gradients.values(), strict=True):
+        step = torch.from_numpy(start) - end.detach()
+        largest = float(gradient.abs().max())
+        torch.testing.assert_close(step.double(), gradient, rtol=0, atol=1e-4 * largest + 1e-6)
+
+
+@pytest.fixture(scope="module")
+def size():
+    embedded = clip.load(world.pair("student"))
+    vision = clip.VisionConfig(
+        image_size=16, patch_size=8, width=24, layers=2, heads=2, mlp_width=32
+    )
+    ends = {"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0}
+    text = clip.TextConfig(
+        vocab_size=55, context_length=32, width=16, layers=2, heads=2, mlp_width=32, **ends
+    )
+    shape = clip.ClipConfig(vision=vision, text=text, projection_dim=16)
+    params = jax.jit(lambda key: clip.init(shape, key=key))(jax.random.key(0))
+    model = clip.Clip(config=shape, params=params, tokenizer=embedded.tokenizer)
+    return prompts.Size(
+        name="toy",
+        student=model,
+        teacher=model,
+        classes=world.CLASSES_BY_SHAPE[:5],
+        repeats=1,
+    )
+
+
+# A compilation each: the others only where there is time.
+QUICK = ("fdbpl", "maple_kdpl_online", "vpt")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [pytest.param(w, marks=() if w in QUICK else pytest.mark.slow) for w in prompts.WORKS],
+)
+def test_both_sides_have_the_same_loss(work, size):
+    opened = prompts.open_work(size, work)
+    batch = prompts.make_batch(opened, size)
+    ours, values = prompts.ours_call(opened, batch)
+    first = float(ours().values[0])
+    theirs = prompts.torch_calls(opened, values, batch, prompts.torch_pair(size))
+    assert len(theirs) == (2 if opened.config.signs else 1)
+    for call in theirs.values():
+        np.testing.assert_allclose(call(), first, rtol=1e-4)
+
+
+def test_rows(size, monkeypatch, capsys):
+    none = lambda *_: None
+    monkeypatch.setattr(prompts, "ours_call", lambda *_: (none, {}))
+    calls = {"torch, 32 tokens": none, "torch, 10 tokens": none}
+    monkeypatch.setattr(prompts, "torch_calls", lambda *_: calls)
+    rows = timing.Rows("title")
+    prompts.learner_rows(rows, size, "maple", (None, None))
+    prompts.learner_rows(rows, size, "coop", None)
+    assert [row["work"] for row in rows.rows] == [
+        "toy, maple, batch 4: JAX, torch, 32 tokens",
+        "toy, maple, batch 4: JAX, torch, 10 tokens",
+        "toy, coop, batch 32",
+    ]
+    assert [row["other"] is None for row in rows.rows] == [False, False, True]
+
+
+def test_unknown_rows_are_named(monkeypatch):
+    monkeypatch.setattr(prompts, "_LEARNERS", type("Flag", (), {"value": ["coop", "mapel"]}))
+    with pytest.raises(config.ConfigError, match="mapel"):
+        prompts.run()
