@@ -101,12 +101,8 @@ def test_a_lookup_of_its_labels_and_features(resnets, settings, tmp_path):
     folder = build.build_from_config(config, progress=False)
     manifest = lookup.open(folder).manifest
     model = clip.load(resnets["student"])
-    assert (
-        manifest["teacher"]["digest"]
-        == towers.teacher(
-            clip.load(resnets["teacher"]), "t", ("red ring", "blue star"), "a {}."
-        ).digest
-    )
+    teacher = clip.load(resnets["teacher"])
+    assert manifest["teacher"]["digest"] == clip.weights_digest(teacher.params)
     built = task.build(config)
     params = built.init(jax.random.key(0))
     assert built.evaluate.inputs.source == "resident"
