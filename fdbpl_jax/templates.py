@@ -128,11 +128,17 @@ def named(name: str) -> tuple[str, ...]:
     return resolve((name,), own=None)
 
 
+def _each(values: Sequence[str]) -> list[str]:
+    """The values, names in one text ("imagenet_7,dataset", as a command line has them) taken apart."""
+    apart = (value.split(",") if "{" not in value else [value] for value in values)
+    return [value.strip() for part in apart for value in part]
+
+
 def problems(values: Sequence[str]) -> list[str]:
     """What is wrong with values that are to be names of lists, "dataset", or sentences with one {}."""
     known = (*LISTS, OWN)
     found = []
-    for value in values:
+    for value in _each(values):
         if value in known or value.count("{}") == 1:
             continue
         if " " in value or "{" in value:
@@ -150,12 +156,14 @@ def resolve(values: Sequence[str], *, own: str | None) -> tuple[str, ...]:
     """The sentences that values stand for, each once, in order of first appearance.
 
     Args:
-      values: names of `LISTS`, "dataset", or sentences with one {}; none at all: the data set's own sentence.
+      values: names of `LISTS`, "dataset", several of them with commas, or sentences with one {}; none at all: the data
+        set's own sentence.
       own: that sentence; None where there is no data set.
 
     Raises:
       TemplateError: values that are none of these, all in one message.
     """
+    values = _each(values)
     wrong = problems(values)
     if own is None and OWN in values:
         wrong.append(f"{OWN!r} stands for a data set's own sentence, and there is no data set")
