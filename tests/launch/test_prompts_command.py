@@ -1,0 +1,181 @@
+"""launch.prompts and the classifier's folder: a public checkpoint becomes a run, is judged as torch judges it, and goes back."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from PIL import Image
+
+from core_jax import clip, train
+from core_jax.data import images
+from fdbpl_jax import datasets
+from launch import classifier, prompts, runs
+from launch import config as config_lib
+from launch import predict as predict_lib
+from tests.fdbpl_jax.torch_repositories import CustomCLIP
+
+
+@pytest.fixture(scope="module")
+def config(base):
+    return config_lib.override(base, {"data.split": "all", "dtype": "float32"})
+
+
+@pytest.fixture(scope="module")
+def student(config):
+    return clip.load(config.student)
+
+
+@pytest.fixture(scope="module")
+def dataset(config):
+    return datasets.read(config.data.dataset, config.data.root)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, student, dataset):
+    """Checkpoints of two repositories, coop.safetensors and promptsrc.safetensors, and the torch models they are of."""
+    root = tmp_path_factory.mktemp("prompts")
+    models = {kind: CustomCLIP(kind, student, dataset.classes) for kind in ("coop", "promptsrc")}
+    start = student.tokenizer.encode("a photo of a")
+    embedded = np.array(student.params["text"]["token_embedding"])[start]
+    models["coop"].prompt_learner.ctx.data = torch.from_numpy(embedded)
+    for kind, model in models.items():
+        safetensors.numpy.save_file(model.saved(), root / f"{kind}.safetensors")
+    return root, models
+
+
+@pytest.fixture(scope="module")
+def imported(config, folder):
+    """The work directories of both."""
+    root, models = folder
+    for kind in models:
+        prompts.bring_in(config, root / f"{kind}.safetensors", root / kind)
+    return root
+
+
+def torch_correct(model, student, dataset):
+    """How many test pictures a torch model names rightly."""
+    size = student.config.vision.image_size
+    pixels = np.stack(
+        [clip.preprocess(images.decode(dataset.root / item.path), size) for item in dataset.test]
+    )
+    normal = np.array(clip.normalise(pixels, student.config, np.float32)).transpose(0, 3, 1, 2)
+    found = model.image_features(torch.from_numpy(normal)) @ model.text_features().T
+    return int((found.argmax(-1).numpy() == [item.label for item in dataset.test]).sum())
+
+
+@pytest.mark.parametrize("kind", ["coop", "promptsrc"])
+def test_an_imported_run_is_judged_as_torch_judges_it(kind, student, dataset, folder, imported):
+    (line,) = runs.evaluate(imported / kind)
+    assert line["correct"] == torch_correct(folder[1][kind], student, dataset)
+    assert (line["method"], line["variant"]) == (kind, f"{kind}, imported")
+    origin = json.loads((imported / kind / "imported.json").read_text())
+    assert line["imported"] == origin["sha256"]
+    assert (line["steps"], line["seconds_train"]) == (0, None)
+
+
+def test_what_went_in_comes_out(folder, imported, tmp_path):
+    root, models = folder
+    names = prompts.send_out(root / "promptsrc", tmp_path / "back.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    saved = models["promptsrc"].saved()
+    assert sorted(back) == names
+    assert {"prompt_learner.ctx", "image_encoder.VPT"} < set(names)
+    for name in names:
+        np.testing.assert_array_equal(back[name], saved[name])
+
+
+def test_prediction_needs_no_data_set(config, dataset, folder, imported, tmp_path):
+    root, _ = folder
+    elsewhere = config_lib.override(config, {"data.root": str(tmp_path / "absent")})
+    file = root / "promptsrc.safetensors"
+    prompts.bring_in(elsewhere, file, tmp_path / "run", without_data=True)
+    paths = [dataset.root / item.path for item in dataset.test[:3]]
+    both = [
+        predict_lib.predict(run, paths, tmp_path / "out", names=dataset.classes, top_k=3)
+        for run in (tmp_path / "run", root / "promptsrc")
+    ]
+    assert both[0] == both[1]
+
+
+def test_training_goes_on_from_imported_prompts(config, folder, tmp_path):
+    root, models = folder
+    still = config_lib.override(config, {"lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0})
+    made = prompts.bring_in(still, root / "coop.safetensors", tmp_path / "run")
+    runs.train(made, tmp_path / "run", resume=True, progress=False)
+    assert runs.timing(tmp_path / "run")
+    learned, _ = runs.learned(tmp_path / "run")
+    expected = models["coop"].saved()["ctx"]
+    np.testing.assert_array_equal(learned["context"]["positive"], expected)
+    assert json.loads((tmp_path / "run" / "timing.json").read_text())["restarts"] == 0
+
+
+def test_words_of_a_context_that_is_words(imported, student):
+    _, trainable, _, _ = prompts.learned(imported / "coop")
+    (table,) = prompts.words(trainable, student, count=2).values()
+    assert [row[1] for row in table.rows] == [
+        f"{word} 0.0000" for word in ("a", "photo", "of", "a")
+    ]
+    deep = prompts.words(prompts.learned(imported / "promptsrc")[1], student, count=1)
+    assert "first layer's vectors only" in deep["positive"].note
+
+
+def test_the_folder_of_a_classifier_says_how_to_use_it(
+    dataset, imported, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "classifier"
+    card = classifier.export(imported / "coop", out)
+    with safetensors.safe_open(out / "classifier.safetensors", "numpy") as file:
+        facts, weights = file.metadata(), file.get_tensor("class_embeddings")
+    assert json.loads(facts["class_names"]) == list(dataset.classes)
+    np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1.0, atol=1e-6)
+    assert "ctx" in safetensors.numpy.load_file(out / "prompts.safetensors")
+    front = card.split("---\n")[1]
+    fields = dict(line.split(": ", 1) for line in front.splitlines())
+    assert json.loads(fields["tags"]) == ["clip", "prompt-learning", "coop", "ce"]
+    assert "imported from coop.safetensors" in card
+    # The lines that the card gives, as they stand there, on a picture.
+    path = dataset.root / dataset.test[0].path
+    Image.open(path).convert("RGB").save(out / "picture.jpg", quality=100, subsampling=0)
+    monkeypatch.chdir(out)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    names: dict = {}
+    capsys.readouterr()
+    with torch.no_grad():
+        exec(compile(code, "card", "exec"), names)
+    (row,) = predict_lib.predict(imported / "coop", [out / "picture.jpg"], tmp_path, top_k=7)
+    ours = dict(zip(row["names"], row["probabilities"], strict=True))
+    theirs = dict(zip(names["classes"], names["chances"].tolist(), strict=True))
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
+def test_learned_tokens_lead_back_to_prediction(imported, tmp_path):
+    card = classifier.export(imported / "promptsrc", tmp_path, names=["red circle", "blue ring"])
+    assert "transformers" not in card
+    assert "--prompts=prompts.safetensors" in card
+    assert "--learner=promptsrc" in card
+
+
+def test_refusals(config, folder, imported, student, tmp_path):
+    root, _ = folder
+    with pytest.raises(train.WorkdirError, match="already holds a run with this"):
+        prompts.bring_in(config, root / "coop.safetensors", root / "coop")
+    # Contexts of seven classes, for a data set of seven; then of six.
+    width = student.config.text.width
+    for count in (7, 6):
+        file = tmp_path / f"{count}.safetensors"
+        safetensors.numpy.save_file({"ctx": np.ones((count, 4, width), np.float32)}, file)
+    prompts.bring_in(config, tmp_path / "7.safetensors", tmp_path / "seven")
+    with pytest.raises(train.AdoptError, match=r"positive: float32\[6, 4, 32\], expected .*\[7, 4"):
+        prompts.bring_in(config, tmp_path / "6.safetensors", tmp_path / "six")
+    assert not (tmp_path / "six").exists()
+    trainable = runs.learned(tmp_path / "seven")[0]
+    assert len(prompts.words(trainable, student, count=1)) == 5
+    contrastive = config_lib.load("configs/world_clip.py")
+    with pytest.raises(config_lib.ConfigError, match="task fdbpl, not contrastive"):
+        prompts.bring_in(contrastive, root / "coop.safetensors", tmp_path / "other")
+    with pytest.raises(config_lib.ConfigError, match="no text context was learned"):
+        prompts.words({"visual": jax.numpy.ones((1, 2, 3))}, student, count=1)
