@@ -173,7 +173,8 @@ def _base_to_new(own: Sequence[Series], protocol: str) -> list[Table]:
                 if len(each) == len(names)
             ]
             title = heading(TITLES[protocol], place, average_of(len(names)))
-            found.append(_halves_table(title, [row for row in rows if row]))
+            if any(rows):
+                found.append(_halves_table(title, [row for row in rows if row]))
     return found
 
 
@@ -237,10 +238,10 @@ def _with_intervals(
     rows: Mapping[str, Mapping[Any, Mapping[int, float]]],
     note: str,
 ) -> list[Table]:
-    """A table of means and deviations, best last columns first, and one of their intervals if there are several seeds."""
+    """A table of means and deviations, ordered by its last column, and one of their intervals if there are several seeds."""
     spreads = {label: [_spread(values) for values in row.values()] for label, row in rows.items()}
     seeds = {label: max(len(values) for values in row.values()) for label, row in rows.items()}
-    order = sorted(spreads, key=lambda label: -_last(spreads[label]))
+    order = sorted(spreads, key=lambda label: _rank(spreads[label][-1]))
     means = tuple((label, place.setting, seeds[label], *spreads[label]) for label in order)
     notes = f"{_OVER_SEEDS} {note}".strip()
     found = [Table(title=title, columns=columns, rows=means, best=columns[3:], note=notes)]
@@ -255,9 +256,9 @@ def _with_intervals(
     return found
 
 
-def _last(spreads: Sequence[Spread | None]) -> float:
-    """The last number of a row that is known."""
-    return next((spread.mean for spread in reversed(spreads) if spread), 0.0)
+def _rank(last: Spread | None) -> tuple[bool, float]:
+    """Largest first; rows without the last number behind all others, in the order they come."""
+    return last is None, -last.mean if last else 0.0
 
 
 def _half_width(spread: Spread | None) -> float | None:
