@@ -1,7 +1,10 @@
-"""Checks data sets on disk before anything starts, and writes the embedded world's.
+"""Checks data sets on disk before anything starts, takes pictures from TFDS, and writes the embedded world's.
 
   python -m launch.data check --root=DIR [--dataset=caltech101] [--dataset=ade20k_150 --split=val --classes=FILE]
-                                      every problem at once and what to fetch, exit status 1 if there is one
+                                      every problem at once and what to fetch, exit status 1 if there is one; without
+                                      --dataset a table of all sets as well. --nodecode only looks for the pictures
+  python -m launch.data tfds --dataset=food101 --tfds_dir=DIR --root=DIR [--own_split]
+                                      the pictures of TensorFlow Datasets as files where CoOp's layout has them
   python -m launch.data world --root=DIR [--seed=0] [--test_per_class=20]     the world's classification pictures
   python -m launch.data scenes --root=DIR [--seed=0] [--size=128]             the world's segmentation scenes
   python -m launch.data check --dataset=gaze/NAME --root=DIR                  a gaze data set (see launch.gaze_data)
@@ -15,13 +18,14 @@ and its scenes take under a minute each.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from launch import config as config_lib
 from launch import gaze_data
 
-WORDS = ("check", "world", "scenes", "render")
+WORDS = ("check", "tfds", "world", "scenes", "render")
 KINDS = ("classification", "segmentation")
 _ROOT = flags.DEFINE_string("root", None, "folder that holds the data sets' folders")
 _DATASET = flags.DEFINE_multi_string(
@@ -36,6 +40,19 @@ _SPLIT = flags.DEFINE_string(
 _CLASSES = flags.DEFINE_string(
     "classes", None, "check: a classes.txt that replaces the names of a segmentation data set"
 )
+_DECODE = flags.DEFINE_bool(
+    "decode",
+    True,
+    "check: decode the pictures of classification data; otherwise only look for them",
+)
+_TFDS = flags.DEFINE_string(
+    "tfds_dir", None, "tfds: TFDS's own folder, with data sets prepared as ArrayRecord"
+)
+_OWN = flags.DEFINE_bool(
+    "own_split",
+    False,
+    "tfds: write a folder per class, to be split by this project, where CoOp's lists cannot be had",
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "world, scenes, rendered gaze: another seed draws other pictures", lower_bound=0
 )
@@ -49,7 +66,9 @@ def main(argv: list[str]) -> int:
         return gaze_data.render(_DATASET.value, _ROOT.value, _SEED.value)
     if not _ROOT.value:
         raise ValueError("--root=DIR is needed: the folder that holds the data sets' folders")
-    return {"check": _check, "world": _world, "scenes": _scenes}[argv[1]](_ROOT.value)
+    return {"check": _check, "tfds": _tfds, "world": _world, "scenes": _scenes}[argv[1]](
+        _ROOT.value
+    )
 
 
 def kind_of(name: str, root: str, kind: str | None = None) -> str:
@@ -125,7 +144,7 @@ def _check(root: str) -> int:
         name: kind_of(name, root, _KIND.value) for name in names if not gaze_data.is_gaze(name)
     }
     _check_flags(kinds)
-    failed = False
+    failed, seen = False, {}
     for name in filter(gaze_data.is_gaze, names):
         failed |= not gaze_data.check(name, root, _SEED.value)
     for name, kind in kinds.items():
@@ -137,11 +156,30 @@ def _check(root: str) -> int:
             )
             text = segmentation.report(found, root)
         else:
-            found = classification.check(name, root, progress=True)
+            found = classification.check(name, root, decode=_DECODE.value, progress=True)
             text = classification.report(found, root)
+            seen[name] = found
         print(text)
         failed |= bool(found.problems)
+    if not _DATASET.value:
+        print(_table(seen))
     return int(failed)
+
+
+def _table(seen: dict[str, Any]) -> str:
+    """A line for each classification data set there is, those that are absent too."""
+    from fdbpl_jax import check as classification
+    from fdbpl_jax import datasets
+
+    absent = [name for name in datasets.LAYOUTS if name not in seen]
+    rows = [
+        seen.get(name, classification.Found(name=name, state=classification.ABSENT))
+        for name in datasets.LAYOUTS
+    ]
+    text = "\n" + classification.table(rows)
+    if absent:
+        text += f"\nwhat to fetch for one that is absent: --dataset={absent[0]}, for example"
+    return text
 
 
 def _check_flags(kinds: dict[str, str]) -> None:
@@ -160,6 +198,32 @@ def _check_flags(kinds: dict[str, str]) -> None:
         )
     if problems:
         raise ValueError("; ".join(problems) + ". Name the data set with --dataset")
+
+
+def _tfds(root: str) -> int:
+    from fdbpl_jax import tfds_sets
+
+    if not _DATASET.value or not _TFDS.value:
+        raise ValueError(
+            "tfds needs --dataset=NAME and --tfds_dir=DIR, TFDS's own folder. Data sets whose pictures TFDS has: "
+            + ", ".join(tfds_sets.SOURCES)
+        )
+    export = tfds_sets.export_folders if _OWN.value else tfds_sets.export
+    for name in _DATASET.value:
+        written = export(name, root, _TFDS.value, progress=True)
+        print(
+            f"{written.folder}: {written.count:,} pictures, {written.kept:,} of them there before"
+            + (
+                f"; {written.unused:,} of TFDS are on none of CoOp's lists"
+                if written.unused
+                else ""
+            )
+        )
+        if written.note:
+            print(f"  note: {written.note}")
+        if _OWN.value:
+            print(f"  read it with data.dataset=folder, data.root={written.folder}")
+    return 0
 
 
 def _world(root: str) -> int:

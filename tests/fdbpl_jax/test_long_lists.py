@@ -1,12 +1,13 @@
 """Data sets and lookups whose lists lie on disk equal those whose lists are in memory."""
 
+import dataclasses
 import json
 import pickle
 
 import numpy as np
 import pytest
 
-from core_jax.data import lines
+from core_jax.data import files, lines
 from fdbpl_jax import build, datasets, lookup
 from fdbpl_jax.datasets import Item
 from tests.fdbpl_jax import stub
@@ -74,10 +75,10 @@ def test_split_files(tmp_path, short):
 
 def test_the_digest_of_a_list_is_that_of_its_json():
     items = [Item("a/é.png", 0, "a"), Item('"b"', -1, "b\n")]
-    assert datasets.list_digest(items) == datasets.files.digest(
+    assert datasets.list_digest(items) == files.digest(
         [[item.path, item.label, item.name] for item in items]
     )
-    assert datasets.list_digest([]) == datasets.files.digest([])
+    assert datasets.list_digest([]) == files.digest([])
 
 
 def test_a_lookup_is_built_and_read_as_from_memory(tmp_path, short):
@@ -98,7 +99,7 @@ def test_a_lookup_is_built_and_read_as_from_memory(tmp_path, short):
     stacked, rows = wanted.arrays(), wanted.rows_of(dataset.train[::2])
     short()
     listed = lines.collect(((i.path, i.label, i.name) for i in dataset.train), lambda r: Item(*r))
-    two = built("two", datasets.dataclasses.replace(dataset, train=listed))
+    two = built("two", dataclasses.replace(dataset, train=listed))
     assert stub.contents(two) == stub.contents(one)
     opened = lookup.open(two, expected(dataset, source="features"))
     assert isinstance(opened.images, lines.Lines)

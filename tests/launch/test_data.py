@@ -13,6 +13,7 @@ from core_jax import world
 from core_jax.world import scene_sets
 from gba_jax import datasets
 from launch import data as data_command
+from tests.fdbpl_jax import coop_layout
 from tests.fdbpl_jax.conftest import CLASSES
 from tests.gba_jax import trees
 
@@ -158,6 +159,50 @@ def test_one_split_and_another_class_list(tmp_path, capsys):
     capsys.readouterr()
     assert run("check", tmp_path, dataset=["folder"], split="test") == 1
     assert "there is no split 'test', only train, val" in capsys.readouterr().out
+
+
+def test_a_table_of_all_sets(tmp_path, capsys):
+    coop_layout.write("dtd", tmp_path)
+    coop_layout.write("imagenet_a", tmp_path)
+    (tmp_path / "dtd/images/banded/banded_0001.jpg").unlink()
+    (tmp_path / "dtd/images/banded/banded_0002.jpg").write_bytes(b"none")
+    (tmp_path / "oxford_pets").mkdir()
+    assert run("check", tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "banded_0001.jpg is missing" in out
+    table = {
+        line.split()[0]: line.split(maxsplit=5)[1:]
+        for line in out.splitlines()
+        if line[:1].islower()
+    }
+    assert table["dtd"] == ["3", "15", "6", "9", "1 picture missing, 1 damaged, other counts"]
+    assert table["imagenet_a"] == ["3", "0", "0", "9", "other counts"]
+    assert table["oxford_pets"] == ["-", "-", "-", "-", "unreadable lists"]
+    assert table["ucf101"] == ["-", "-", "-", "-", "absent"]
+    assert "what to fetch for one that is absent: --dataset=imagenet" in out
+
+
+def test_pictures_that_are_only_looked_for(tmp_path, capsys):
+    coop_layout.write("dtd", tmp_path)
+    (tmp_path / "dtd/images/banded/banded_0002.jpg").write_bytes(b"none")
+    assert run("check", tmp_path, dataset=["dtd"], decode=False) == 1
+    out = capsys.readouterr().out
+    assert "3 classes, expected 47" in out
+    assert "readable" not in out
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "tfds needs --dataset=NAME and --tfds_dir=DIR.*food101"),
+        ({"dataset": ["food101"]}, "tfds needs --dataset=NAME and --tfds_dir=DIR"),
+        ({"dataset": ["sun397"], "tfds_dir": "x"}, "sun397.*cannot come from TFDS.*not the same"),
+        ({"dataset": ["dtd"], "tfds_dir": "x"}, "split_zhou_DescribableTextures.json.*--own_split"),
+    ],
+)
+def test_tfds_that_cannot_be(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        run("tfds", tmp_path, **values)
 
 
 def test_world_writes_another_draw_and_more_test_pictures(tmp_path, capsys, monkeypatch):
