@@ -42,8 +42,8 @@ def test_training_from_adopted_arrays_is_training_from_an_init_that_made_them(tm
 
 def test_what_cannot_be_adopted_is_listed_and_nothing_is_written(tmp_path):
     task = toy.make(6, elastic=True)
+    wrong = {"w": jnp.ones(4), "c": B}
     with pytest.raises(train.AdoptError) as caught:
-        wrong = {"w": jnp.ones(4), "c": B}
         train.adopt(task, wrong, STATS, workdir=tmp_path / "run", config_json=CONFIG, seed=3)
     for part in (
         "trainable/b: absent, expected float32[]",
