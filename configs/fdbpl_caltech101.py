@@ -5,8 +5,9 @@ python -m launch.lookup build --config=configs/fdbpl_caltech101.py
 python -m launch.train --config=configs/fdbpl_caltech101.py --workdir=runs/caltech101
 
 Student ViT-B/32, teacher ViT-H/14 trained on DFN5B; `configs/fdbpl_caltech101.py:l14_b16` is OpenAI's ViT-L/14 and
-ViT-B/16. Hub ids are downloaded when they are first used; a folder in HuggingFace's layout does as well. Other seeds:
---config.seed=2 --config.data.seed=2 (the lookup covers the few-shot lists of seeds 1, 2 and 3).
+ViT-B/16, `:h14_rn50` has OpenAI's RN50 as student, for text prompts. Hub ids are downloaded when they are first used; a
+folder does as well (docs/models.md). Other seeds: --config.seed=2 --config.data.seed=2 (the lookup covers the few-shot
+lists of seeds 1, 2 and 3).
 
 `configs/fdbpl_caltech101.py:l14_b16+maple` is MaPLe as published, with hard labels; so for each learner of
 `configs/fdbpl_learners.py`. With --config.method=kdpl or fdbpl a teacher supervises it.
@@ -20,6 +21,7 @@ from configs import fdbpl_learners
 # name: (student, teacher)
 PAIRS = {
     "h14_b32": ("openai/clip-vit-base-patch32", "apple/DFN5B-CLIP-ViT-H-14"),
+    "h14_rn50": ("timm/resnet50_clip.openai", "apple/DFN5B-CLIP-ViT-H-14"),
     "l14_b16": ("openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"),
 }
 

@@ -280,7 +280,7 @@ def shapes(
     depth = sizes.depth if "coupling" in parts else sizes.visual_depth
     if "coupling" not in parts and not sizes.tokens:
         return found, problems
-    if not isinstance(config, clip.ClipConfig):
+    if not isinstance(config.vision, clip.VisionConfig):
         problems.append("visual prompts are tokens of a ViT, and the student's image tower is none")
         return found, problems
     w = config.vision.width

@@ -153,8 +153,9 @@ def _configuration(values: Any, devices: int | None, processes: int) -> list[str
         devices=devices,
         processes=processes,
         environment=os.environ,
-        cached=lambda name: isinstance(
-            huggingface_hub.try_to_load_from_cache(name, "config.json"), str
+        cached=lambda name: any(
+            isinstance(huggingface_hub.try_to_load_from_cache(name, file), str)
+            for file in ("config.json", "open_clip_config.json")
         ),
     )
 

@@ -225,7 +225,7 @@ def _model_problem(
     if Path(value).expanduser().exists():
         return None
     if value[0] in "./~" or value.count("/") != 1:
-        return f"config.{name}={value}: there is no such folder: give one with config.json and model.safetensors"
+        return f"config.{name}={value}: there is no such folder: give that of a CLIP model (docs/models.md)"
     if hub(environment).startswith("offline") and not cached(value):
         return (
             f"config.{name}={value}: not a folder, not in the hub's cache, and HF_HUB_OFFLINE is set: "
