@@ -1,6 +1,6 @@
 """Pictures of TensorFlow Datasets, written once as files in CoOp's layout; TensorFlow is not needed.
 
-Sets prepared in the ArrayRecord format are read with `tfds.data_source`; picture files come out byte for byte as TFDS holds
+Sets prepared in the ArrayRecord format are read as TFDS's data sources; picture files come out byte for byte as TFDS holds
 them. TFDS cuts its sets otherwise than CoOp does. A picture's name decides here: it goes where CoOp's lists look for it, so
 lists, few-shot lists and halves are CoOp's own. Where names or lists are missing, class folders can be written instead,
 which `datasets.read_folder` splits by a seed: that split is this project's own.
@@ -179,7 +179,7 @@ def export_folders(
     Raises:
       DatasetError: the set is not prepared as ArrayRecord, or has no pictures with labels.
     """
-    name = SOURCES[name].name if name in SOURCES else name
+    name = SOURCES[name].name.partition(":")[0] if name in SOURCES else name
     folder = Path(root) / f"tfds_{name.replace('/', '_').replace(':', '_')}"
     number: dict[str, int] = {}
 
@@ -261,43 +261,56 @@ def _open(
     import tensorflow_datasets as tfds
 
     data_dir = Path(data_dir).expanduser()
-    prepare = f"prepare it where TensorFlow is installed: tfds build {name} --data_dir={data_dir} --file_format={FORMAT}"
+    folder = _prepared(name, data_dir)
     try:
-        found = tfds.data_source(
-            name,
-            data_dir=data_dir,
-            download=False,
-            decoders={"image": tfds.decode.SkipDecoding()},
-            builder_kwargs={"file_format": FORMAT},
+        # From its files alone: the code that prepares a set may want TensorFlow.
+        builder = tfds.builder_from_directory(folder)
+        features = builder.info.features
+        encoded = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+        found = builder.as_data_source(
+            decoders={key: tfds.decode.SkipDecoding() for key in encoded}
         )
-    except ModuleNotFoundError as error:
+    except (NotImplementedError, ValueError) as error:
         raise DatasetError(
-            f"TFDS cannot open {name!r} without {error.name}. Only sets that are prepared as ArrayRecord are read; {prepare}"
+            f"TFDS's {name!r} in {folder} is not in the ArrayRecord format, the only one that is read without TensorFlow; "
+            f"{_how(name, data_dir)}"
         ) from error
-    except (AssertionError, KeyError, NotImplementedError, OSError, ValueError) as error:
-        raise DatasetError(
-            f"TFDS has no {name!r} below {data_dir} that can be read ({error}); {prepare}"
-        ) from error
+    except (ModuleNotFoundError, KeyError, OSError) as error:
+        raise DatasetError(f"TFDS's {name!r} in {folder} cannot be opened: {error!r}") from error
     sources = {str(split): source for split, source in found.items()}
     missing = [split for split in splits or () if split not in sources]
-    first = next(iter(sources.values()))
-    features = first.dataset_info.features
     lacking = [key for key in ("image", "label", feature) if key and key not in features]
     if missing or lacking:
-        raise DatasetError(
-            f"TFDS's {name!r} below {data_dir} is another version: it lacks "
-            + " and ".join(
-                f"{what} {', '.join(some)}"
-                for what, some in (("the splits", missing), ("the features", lacking))
-                if some
-            )
-            + f"; {prepare}"
-        )
+        lacks = [f"the splits {', '.join(missing)}"] * bool(missing)
+        lacks += [f"the features {', '.join(lacking)}"] * bool(lacking)
+        raise DatasetError(f"TFDS's {name!r} in {folder} lacks {' and '.join(lacks)}")
     return {
         split: (source, source.dataset_info.features["label"].names)
         for split, source in sources.items()
         if splits is None or split in splits
     }
+
+
+def _prepared(name: str, data_dir: Path) -> Path:
+    """The folder of a prepared set: of the version in its name, or of the newest."""
+    plain, _, version = name.partition(":")
+    there = {
+        path.parent.name: path.parent
+        for path in (data_dir / plain).glob("*.*.*/dataset_info.json")
+        if path.parent.name.replace(".", "").isdigit()
+    }
+    order = sorted(there, key=lambda one: [int(part) for part in one.split(".")])
+    wanted = version or (order[-1] if order else "")
+    if wanted not in there:
+        others = f" (there is {', '.join(order)})" if order else ""
+        raise DatasetError(
+            f"TFDS's {name!r} is not prepared below {data_dir}{others}; {_how(name, data_dir)}"
+        )
+    return there[wanted]
+
+
+def _how(name: str, data_dir: Path) -> str:
+    return f"prepare it where TensorFlow is installed: tfds build {name} --data_dir={data_dir} --file_format={FORMAT}"
 
 
 def _word(value: Any) -> str:
