@@ -240,7 +240,7 @@ def test_evaluation_and_prediction_see_what_the_loss_sees(small, learner):
 def test_a_run_is_trained_resumed_evaluated_and_predicts_from_its_checkpoint(
     small, tmp_path, learner
 ):
-    config = small(learner, epochs=2)
+    config = small(learner, epochs=2, **{"average.mean": 1.5})
     run = task.build(config)
     frozen = run.init(jax.random.key(0)).frozen
     before = jax.tree.map(np.array, frozen)
@@ -252,9 +252,9 @@ def test_a_run_is_trained_resumed_evaluated_and_predicts_from_its_checkpoint(
     assert {"base/correct", "new/correct", "harmonic_mean_percent"} <= set(results)
     jax.tree.map(np.testing.assert_array_equal, before, frozen)
     if learner == "promptsrc":
-        # The last epoch of two weighs most, for the mean is 15.
+        # Both epochs weigh alike, so the mean is not where the last one ended.
         last, mean = kept.trainable["visual"], average.judged(kept.trainable)["visual"]
-        assert 0 < np.abs(mean - last).max() < 1e-4
+        assert np.abs(mean - last).max() > 1e-6
     if learner == "promptkd":
         with pytest.raises(PredictError, match="hand over the run's stats"):
             predict.predictor(config, kept.trainable, classes=["ring", "star"])
