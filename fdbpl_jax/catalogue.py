@@ -272,7 +272,3 @@ LAYOUTS = {
 FOLDER = "folder"
 NAMES = (*LAYOUTS, FOLDER)
 """What a reader can be asked for: the keys of `LAYOUTS`, and "folder" for any image folder."""
-ELEVEN = tuple(LAYOUTS)[:11]
-"""The sets of the base-to-new protocol, in the order of CoOp's tables; all but ImageNet are the cross-dataset targets."""
-SHIFTED = tuple(name for name, layout in LAYOUTS.items() if layout.test_only)
-"""ImageNet's variants: the targets of domain generalisation."""

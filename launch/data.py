@@ -2,7 +2,7 @@
 
   python -m launch.data check --root=DIR [--dataset=caltech101] [--dataset=ade20k_150 --split=val --classes=FILE]
                                       every problem at once and what to fetch, exit status 1 if there is one; without
-                                      --dataset a table of all sets as well. --nodecode only looks for the pictures
+                                      --dataset a table of all sets as well. --decode=False only looks for the pictures
   python -m launch.data tfds --dataset=food101 --tfds_dir=DIR --root=DIR [--own_split]
                                       the pictures of TensorFlow Datasets as files where CoOp's layout has them
   python -m launch.data world --root=DIR [--seed=0] [--test_per_class=20]     the world's classification pictures
