@@ -1,9 +1,9 @@
 """CLIP's two towers in Flax linen, and the pure functions that apply them (arXiv 2103.00020).
 
-The image tower is a ViT, written here, or a ResNet (`resnet_model`). Parameters are nested dicts `{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens,
-N patches, M learned tokens, D embedding width, d text token width, P prefix tokens, S prompt sets. Features come back
-unnormalised.
-Activations follow the dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
+The image tower is a ViT, written here, or a ResNet (`resnet_model`). Parameters are nested dicts
+`{"vision": ..., "text": ..., "logit_scale": ()}`. Shapes: B images, C sentences, L tokens, N patches, M learned tokens, D
+embedding width, d text token width, P prefix tokens, S prompt sets. Features come back unnormalised. Activations follow the
+dtype of `pixels` and of the token embeddings; norms and softmax run in float32.
 """
 
 from typing import Any, Literal, overload
