@@ -44,11 +44,14 @@ class Block(nn.Module):
         parts = ("query", "key", "value")
         with torch.no_grad():
             for part, name in (("weight", "kernel"), ("bias", "bias")):
-                stacked = [_tensor(attention[p][name]).T for p in parts]
-                getattr(self.attn, f"in_proj_{part}").copy_(torch.cat(stacked))
-                getattr(self.attn.out_proj, part).copy_(_tensor(attention["out"][name]).T)
-                getattr(self.mlp.c_fc, part).copy_(_tensor(params["fc1"][name]).T)
-                getattr(self.mlp.c_proj, part).copy_(_tensor(params["fc2"][name]).T)
+                stacked = [np.transpose(attention[p][name]) for p in parts]
+                getattr(self.attn, f"in_proj_{part}").copy_(_tensor(np.concatenate(stacked)))
+                for layer, ours in (
+                    (self.attn.out_proj, attention["out"]),
+                    (self.mlp.c_fc, params["fc1"]),
+                    (self.mlp.c_proj, params["fc2"]),
+                ):
+                    getattr(layer, part).copy_(_tensor(np.transpose(ours[name])))
             for norm, name in ((self.ln_1, "norm1"), (self.ln_2, "norm2")):
                 norm.weight.copy_(_tensor(params[name]["scale"]))
                 norm.bias.copy_(_tensor(params[name]["bias"]))
