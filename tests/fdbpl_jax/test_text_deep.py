@@ -13,7 +13,7 @@ from fdbpl_jax import prompts, text
 from tests.fdbpl_jax import learner_pair
 from tests.fdbpl_jax.conftest import WORDS
 
-NAMES = ("star", "red striped ring", "one red plain circle in the picture", "ring", "blue heart")
+NAMES = ("star", "red striped ring", "ring")
 # Of three blocks, so that the last prompts flow on through a block of their own.
 SETS, M, BEHIND = 2, 3, 1
 FIXED = "of a"
@@ -108,7 +108,7 @@ def test_full_trimmed_prefix_and_chunked_are_the_towers_layers(both):
     plans = {mode: plan_of(student, mode, words=FIXED) for mode in text.MODES}
     assert plans["prefix"].words == tuple(student.tokenizer.encode(FIXED))
     assert plans["prefix"].tokens < plans["trimmed"].tokens - len(NAMES) * (M + 2)
-    plans["chunked"] = plan_of(student, "prefix", words=FIXED, max_tokens=12)
+    plans["chunked"] = plan_of(student, "prefix", words=FIXED, max_tokens=6)
     want = None
     for plan in plans.values():
         *got, cotangent = run(student, plan, context, deep)
@@ -117,16 +117,13 @@ def test_full_trimmed_prefix_and_chunked_are_the_towers_layers(both):
 
 
 @pytest.mark.parametrize(
-    ("position", "words", "class_specific", "blocks"),
-    [("middle", FIXED, False, 2), ("front", "", True, 2), ("end", FIXED, True, 1)],
+    ("position", "words", "class_specific"), [("middle", FIXED, False), ("front", "", True)]
 )
-def test_deep_prompts_follow_the_context_wherever_it_stands(
-    both, position, words, class_specific, blocks
-):
+def test_deep_prompts_follow_the_context_wherever_it_stands(both, position, words, class_specific):
     model, student = both
     rng = np.random.default_rng(1)
     lead = (SETS, len(NAMES)) if class_specific else (SETS,)
-    context, deep = values(rng, *lead, M, 16), values(rng, SETS, blocks, M, 16)
+    context, deep = values(rng, *lead, M, 16), values(rng, SETS, 2, M, 16)
     # Chunks of two classes.
     plan = plan_of(
         student,
@@ -134,7 +131,7 @@ def test_deep_prompts_follow_the_context_wherever_it_stands(
         position=position,
         words=words,
         class_specific=class_specific,
-        max_tokens=2 * SETS * 16,
+        max_tokens=2 * SETS * 11,
     )
     assert plan.mode == "trimmed"
     *got, cotangent = run(student, plan, context, deep)
