@@ -99,7 +99,7 @@ def report(found: Found, root: str | os.PathLike) -> str:
 
 def table(found: Sequence[Found]) -> str:
     """One line for each data set: its state and its counts, those expected where they differ."""
-    rows = [("data set", "classes", *datasets.SPLITS, "state")]
+    rows: list[tuple[str, ...]] = [("data set", "classes", *datasets.SPLITS, "state")]
     for one in found:
         numbers = [f"{number:,}" for number in one.counts] or ["-"] * 4
         rows.append((one.name, *numbers, one.state))

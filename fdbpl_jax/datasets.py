@@ -143,6 +143,7 @@ def _build(
     problems: list[str] = []
     lists: dict[str, Sequence[Item]] = {}
     names: dict[int, str] = {}
+    labels: dict[str, set[int]] = {split: set() for split in SPLITS}
     if template.count("{}") != 1:
         problems.append(f"the template {template!r} must hold {{}} exactly once")
     for split in SPLITS:
@@ -153,10 +154,11 @@ def _build(
                 problems.append(f"{split} row {number}, {row!r}: {problem}")
             else:
                 spool.append(row)
+                labels[split].add(row[1])
         lists[split] = spool.sequence()
     layout = LAYOUTS.get(name)
     given = "test" if layout is not None and layout.test_only else "train"
-    seen = sorted({item.label for item in lists[given]})
+    seen = sorted(labels[given])
     if seen != list(range(len(seen))):
         missing = sorted(set(range(seen[-1] + 1)) - set(seen)) if seen else []
         problems.append(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -55,9 +56,10 @@ class Dataset:
 
 def list_digest(items: Iterable[Item]) -> str:
     """SHA-256 of a list of pictures: paths, labels and class names in order, as `files.digest` has it for lists."""
-    found, before = hashlib.sha256(b"["), ""
-    for item in items:
-        found.update((before + files.canonical_json([item.path, item.label, item.name])).encode())
+    found, before, rows = hashlib.sha256(b"["), "", iter(items)
+    # One text for many rows: encoding each by itself takes four times as long.
+    while chunk := [[one.path, one.label, one.name] for one in itertools.islice(rows, 1000)]:
+        found.update((before + files.canonical_json(chunk)[1:-1]).encode())
         before = ","
     found.update(b"]")
     return found.hexdigest()

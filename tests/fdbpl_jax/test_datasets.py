@@ -1,6 +1,7 @@
 """Any folder, split files, few-shot lists in a data set, base and new classes, every problem at once."""
 
 import dataclasses
+import hashlib
 import json
 import random
 from collections import defaultdict
@@ -117,6 +118,15 @@ def test_digest_sees_lists_names_and_template_but_not_the_place():
         replace(full, test=full.test[1:]),
     )
     assert len({one.digest for one in (full, *changed)}) == 5
+
+
+def test_a_long_list_has_the_digest_of_its_json():
+    items = [Item(f"train/{i}.jpg", i % 7, f"näme {i % 7}") for i in range(2001)]
+    for some in (items[:1000], items[:1001], items):
+        text = json.dumps(
+            [[i.path, i.label, i.name] for i in some], ensure_ascii=False, separators=(",", ":")
+        )
+        assert datasets.list_digest(some) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_texts_turn_underscores_into_spaces():
