@@ -48,9 +48,15 @@ def curves(panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], title: str)
             [handles[label] for label in ordered],
             ordered,
             loc="outside lower left",
-            ncols=min(5, len(ordered)),
+            ncols=_beside(ordered, figure),
         )
     return figure
+
+
+def _beside(labels: Sequence[str], figure: Any) -> int:
+    """How many labels of a legend find room beside each other."""
+    inches = 0.75 + 0.09 * max(map(len, labels))
+    return int(min(len(labels), max(1.0, figure.get_figwidth() // inches)))
 
 
 def _curve(
@@ -129,5 +135,5 @@ def bars(groups: Sequence[str], rows: Mapping[str, Sequence[Spread | None]], tit
         start = f" (axis starts at {bottom:.0f})" if bottom else ""
         axis.set_ylabel(f"accuracy in percent{start}")
         figure.suptitle(title, x=0.01, ha="left")
-        figure.legend(loc="outside lower left", ncols=min(6, len(rows)))
+        figure.legend(loc="outside lower left", ncols=_beside(list(rows), figure))
     return figure
