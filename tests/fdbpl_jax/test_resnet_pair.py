@@ -112,7 +112,9 @@ def test_a_lookup_of_its_labels_and_features(resnets, settings, tmp_path):
     # As it starts the positive context is "a photo of a": zero-shot classification.
     base = datasets.half(datasets.read("world_objects", config.data.root), "base")
     weights = clip.zeroshot.classifier(model, base.classes, ("a photo of a {}.",))
-    pixels = np.stack([clip.preprocess(images.decode(base.root / item.path), 32) for item in base.test])
+    pixels = np.stack(
+        [clip.preprocess(images.decode(base.root / item.path), 32) for item in base.test]
+    )
     ranked, _ = clip.zeroshot.rank(model.params, model.config, pixels, jnp.asarray(weights))
     hits = sum(int(row[0]) == item.label for row, item in zip(ranked, base.test, strict=True))
     assert results["base/correct"] == hits

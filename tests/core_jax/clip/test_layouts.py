@@ -56,7 +56,7 @@ def renamed(model) -> dict[str, np.ndarray]:
                 out[f"{block}.attn.in_proj_{kind}"] = np.concatenate(fused)
     for theirs, ours in norms.items():
         out |= {f"{ours}.{kind}": state[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
-    return {name: np.ascontiguousarray(value) for name, value in out.items()}
+    return {name: np.array(value, order="C") for name, value in out.items()}
 
 
 def described(case: Case, **others) -> str:
