@@ -231,9 +231,10 @@ def nearest_words(
     table = np.asarray(student.params["text"]["token_embedding"], np.float32)
     learned = np.asarray(context, np.float32)
     square = (table**2).sum(-1)[None, :] - 2 * learned @ table.T + (learned**2).sum(-1)[:, None]
-    distance = np.sqrt(np.maximum(square, 0.0))
-    nearest = np.argsort(distance, axis=-1, kind="stable")[:, :count]
+    nearest = np.argsort(square, axis=-1, kind="stable")[:, :count]
+    # The square above is a difference of large numbers: good enough to choose by, not to show.
+    distance = np.linalg.norm(learned[:, None] - table[nearest], axis=-1)
     return [
-        [(student.tokenizer.word(int(i)), float(row[i])) for i in ids]
-        for row, ids in zip(distance, nearest, strict=True)
+        [(student.tokenizer.word(int(i)), float(d)) for i, d in zip(ids, row, strict=True)]
+        for ids, row in zip(nearest, distance, strict=True)
     ]

@@ -67,7 +67,7 @@ def torch_correct(model, student, dataset):
     return int((found.argmax(-1).numpy() == [item.label for item in dataset.test]).sum())
 
 
-@pytest.mark.parametrize("kind", ["coop", "promptsrc"])
+@pytest.mark.parametrize("kind", [pytest.param("coop", marks=pytest.mark.slow), "promptsrc"])
 def test_an_imported_run_is_judged_as_torch_judges_it(kind, student, dataset, folder, imported):
     (line,) = runs.evaluate(imported / kind)
     assert line["correct"] == torch_correct(folder[1][kind], student, dataset)
@@ -88,6 +88,7 @@ def test_what_went_in_comes_out(folder, imported, tmp_path):
         np.testing.assert_array_equal(back[name], saved[name])
 
 
+@pytest.mark.slow
 def test_prediction_needs_no_data_set(config, dataset, folder, imported, tmp_path):
     root, _ = folder
     elsewhere = config_lib.override(config, {"data.root": str(tmp_path / "absent")})
@@ -101,6 +102,7 @@ def test_prediction_needs_no_data_set(config, dataset, folder, imported, tmp_pat
     assert both[0] == both[1]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_imported_prompts(config, folder, tmp_path):
     root, models = folder
     still = config_lib.override(config, {"lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0})
@@ -123,6 +125,7 @@ def test_words_of_a_context_that_is_words(imported, student):
     assert "first layer's vectors only" in deep["positive"].note
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_classifier_says_how_to_use_it(
     dataset, imported, tmp_path, monkeypatch, capsys
 ):
