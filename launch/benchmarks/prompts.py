@@ -145,8 +145,8 @@ def open_work(size: Size, work: str) -> inputs.Inputs:
     """What `fdbpl_jax.inputs.open_inputs` would give of a recipe, around a size's towers and classes."""
     learner, method = WORKS[work]
     changes = dict(fdbpl_learners.RECIPES[learner])
-    towers_of = size.student.config
-    deepest = {"prompt.depth": towers_of.text.layers, "visual.depth": towers_of.vision.layers}
+    tower = size.student.config
+    deepest = {"prompt.depth": tower.text.layers, "visual.depth": tower.vit.layers}
     changes |= {key: min(changes[key], most) for key, most in deepest.items() if key in changes}
     changes |= {"method": method or changes["method"], "data.templates": (TEMPLATE,)}
     # In one split, so that all classes are those of the size; pictures and labels come as a batch.
@@ -284,7 +284,7 @@ def torch_calls(
         ("image", "pixels", opened.student),
         ("teacher_image", "teacher_pixels", opened.teacher),
     ):
-        if ours in batch:
+        if model is not None and ours in batch:
             pixels = np.array(clip.normalise(jnp.asarray(batch[ours]), model.config))
             theirs[name] = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
     theirs["label"] = theirs["label"].long()

@@ -44,6 +44,8 @@ CASES = {
     "vpt fdbpl": ("fdbpl", "fdbpl"),
 }
 """Learner, and supervision where it is not the learner's own: (config.method, the oracle's loss)."""
+# A bias in front of a batch norm moves nothing: its gradient is rounding.
+NO_SLOPE = {"projector/fc1/bias"}
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +142,10 @@ def test_a_step_is_that_of_the_public_code(case, settings, models, problem):
             for path, g in jax.tree_util.tree_leaves_with_path(gradients)
         }
         assert got.keys() == by_path.keys()
+        sizes = {path: float(gradient.abs().max()) for path, gradient in by_path.items()}
         for path, gradient in by_path.items():
-            largest = float(gradient.abs().max())
-            assert largest > 0
+            largest = max(sizes.values()) if path in NO_SLOPE else sizes[path]
+            assert largest > 1e-6
             np.testing.assert_allclose(got[path], gradient, atol=1e-4 * largest, err_msg=path)
         if running:
             for name, number in zip(("mean", "var"), running, strict=True):
