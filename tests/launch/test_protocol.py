@@ -139,11 +139,11 @@ def test_every_run_has_a_line_for_each_data_set(transferred):
 
 
 def test_zero_shot_transfer_equals_a_direct_computation(transferred, base):
-    root = transferred.root
+    root, model = transferred.root, clip.load(base.student)
+    see = jax.jit(lambda pixels: clip.encode_image(model.params, model.config, pixels))
     for name in TARGETS:
         (target,) = sets.targets([name], root)
         dataset = target.read()
-        model = clip.load(base.student)
         texts = clip.unit(
             clip.zeroshot.text_features(model, [f"a {one}." for one in dataset.classes])
         )
@@ -151,7 +151,6 @@ def test_zero_shot_transfer_equals_a_direct_computation(transferred, base):
         pixels = np.stack(
             [clip.preprocess(images.decode(dataset.root / i.path), size) for i in dataset.test]
         )
-        see = jax.jit(lambda x: clip.encode_image(model.params, model.config, x))
         seen = see(clip.normalise(pixels, model.config))
         chosen = np.argmax(np.asarray(seen) @ np.asarray(texts).T, axis=-1)
         correct = int(np.sum(chosen == [item.label for item in dataset.test]))
