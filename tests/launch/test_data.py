@@ -13,7 +13,7 @@ from core_jax import world
 from core_jax.world import scene_sets
 from gba_jax import datasets
 from launch import data as data_command
-from tests.fdbpl_jax import coop_layout
+from tests.fdbpl_jax import coop_layout, test_datasets_tfds
 from tests.fdbpl_jax.conftest import CLASSES
 from tests.gba_jax import trees
 
@@ -189,6 +189,25 @@ def test_pictures_that_are_only_looked_for(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "3 classes, expected 47" in out
     assert "readable" not in out
+
+
+def test_tfds_pictures_as_files(tmp_path, capsys):
+    labels = ["banded", "blotchy", "zigzagged"]
+    images, rows = test_datasets_tfds.only_lists(tmp_path, "dtd")
+    named = [(path, label, coop_layout.encoded()) for path, label, _ in rows]
+    named.append(("banded/banded_9999.jpg", 0, coop_layout.encoded()))
+    cut = {"train": named[:9], "validation": named[9:12], "test": named[12:]}
+    prepared = tmp_path / "prepared"
+    test_datasets_tfds.prepare(prepared, "dtd", cut, labels=labels)
+    flags = {"dataset": ["dtd"], "tfds_dir": str(prepared)}
+    assert run("tfds", tmp_path, **flags) == 0
+    out = capsys.readouterr().out
+    assert f"{images}: 30 pictures, 0 of them there before; 1 of TFDS are on none" in out
+    assert run("tfds", tmp_path, **flags, own_split=True) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'tfds_dtd'}: 31 pictures" in out
+    assert f"read it with data.dataset=folder, data.root={tmp_path / 'tfds_dtd'}" in out
+    assert run("check", tmp_path / "tfds_dtd", dataset=["folder"]) == 0
 
 
 @pytest.mark.parametrize(
