@@ -141,7 +141,7 @@ def narrow(plan: text.Plan, chosen: Int[Array, "K"]) -> tuple[Int[Array, "K"], t
     for low, high, size in zip([0, *behind[:-1]], behind, sizes, strict=True):
         rows = chosen[low:high]
         take = lambda x, rows=rows: jnp.take(jnp.asarray(x), rows, axis=0)
-        places = jnp.arange(low, high, dtype=jnp.int32)
+        places = np.arange(low, high, dtype=np.int32)
         buckets.append(text.Bucket(places, take(ids[:, :size]), take(slots[:, :size]), take(end)))
-    places = jnp.arange(count, dtype=jnp.int32)
+    places = np.arange(count, dtype=np.int32)
     return chosen, dataclasses.replace(plan, buckets=tuple(buckets), order=places)

@@ -77,7 +77,7 @@ def _follow(moves: Float[np.ndarray, "E"], steps: int) -> optax.GradientTransfor
         del params
         return AverageState(count=jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
         if params is None:
             raise ValueError(
                 "the average of prompts needs them: call update(updates, state, params)"

@@ -8,6 +8,7 @@ the variance divided by n - 1; the batch is normalised by the variance divided b
 Shapes: B pictures, D width of the student's features, T of the teacher's.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,11 +45,11 @@ def init(
 
 def apply(
     trainable: dict[str, Any],
-    stats: dict[str, Float[Array, "T"]],
+    stats: Mapping[str, Float[Array, "T"]],
     features: Float[Array, "B D"],
     *,
     train: bool,
-) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "T"]]]:
+) -> tuple[Float[Array, "B T"], dict[str, Any]]:
     """Project a batch: fc2(relu(norm(fc1(x)))).
 
     Under a mesh B is the global batch, so its statistics are those of all devices' pictures; call it on the whole batch, not on
@@ -70,7 +71,8 @@ def apply(
     variables = {"params": trainable["norm"], batch_norm.STATS: stats}
     if train:
         hidden, moved = _NORM.apply(variables, hidden, True, mutable=[batch_norm.STATS])
-        stats = dict(moved[batch_norm.STATS])
+        stats = moved[batch_norm.STATS]
     else:
         hidden = _NORM.apply(variables, hidden)
-    return linear.apply(trainable["fc2"], jax.nn.relu(hidden)), stats
+    assert isinstance(hidden, jax.Array)
+    return linear.apply(trainable["fc2"], jax.nn.relu(hidden)), dict(stats)

@@ -38,7 +38,7 @@ _CLASS_AXES = ("data", "model")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
-    """Sentences (or suffixes) of similar length, padded to the longest of them.
+    """Sentences (or suffixes) of similar length, padded to the longest of them; traced where classes are chosen in a step.
 
     Attributes:
       rows: which classes these are.
@@ -46,10 +46,10 @@ class Bucket:
       end: position of the end token within `ids`.
     """
 
-    rows: Int[np.ndarray, "c"]
-    ids: Int[np.ndarray, "c L"]
-    slots: Int[np.ndarray, "c L"]
-    end: Int[np.ndarray, "c"]
+    rows: Int[np.ndarray, "c"] | Int[Array, "c"]
+    ids: Int[np.ndarray, "c L"] | Int[Array, "c L"]
+    slots: Int[np.ndarray, "c L"] | Int[Array, "c L"]
+    end: Int[np.ndarray, "c"] | Int[Array, "c"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

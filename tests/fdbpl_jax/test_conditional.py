@@ -1,6 +1,6 @@
 """CoCoOp's meta-net against torch."""
 
-import types
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ B, M, D, WIDTH = 4, 3, 48, 16
 
 
 def _student(embedding, width):
-    """All that is read of a student."""
+    """A student of which only the widths are read."""
     text = clip.TextConfig(width=width)
-    return types.SimpleNamespace(config=clip.ClipConfig(text=text, projection_dim=embedding))
+    config = clip.ClipConfig(text=text, projection_dim=embedding)
+    return clip.Clip(config, {}, clip.Tokenizer(pathlib.Path()))
 
 
 def _net(meta):

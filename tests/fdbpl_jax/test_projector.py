@@ -86,6 +86,7 @@ def test_parameters_at_vit_b_and_l_are_those_of_the_published_code():
     assert {x.shape for x in jax.tree.leaves(stats)} == {(768,)}
 
 
+@pytest.mark.slow
 def test_statistics_are_of_the_batch_of_all_devices():
     eight.run("tests.fdbpl_jax.test_projector.compare_eight_devices")
 
