@@ -202,9 +202,9 @@ def _wanted(name: str, folder: Path, layout: catalogue.Layout) -> dict[str, str]
     file = folder / layout.split
     if not file.is_file():
         raise DatasetError(
-            f"the split file {file} does not exist, and it says which pictures are which: put it there first ("
-            f"{layout.fetch}). Without it, the pictures can be had as class folders with a split of this project's own: "
-            f"--own_split"
+            f"the split file {file} does not exist, and it says which pictures are which: put it there first (it comes from "
+            f"{catalogue.COOP}). Without it, the pictures can be had as class folders with a split of this project's own: "
+            "--own_split"
         )
     rows, problems = readers.split_file(file)
     if rows is None:

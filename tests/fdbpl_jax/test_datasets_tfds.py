@@ -4,11 +4,13 @@ import json
 import sys
 
 import pytest
-from array_record.python import array_record_module
+from array_record.python import array_record_data_source, array_record_module
 
 from fdbpl_jax import catalogue, datasets, tfds_sets
 from tests.fdbpl_jax import coop_layout
 
+# Reading defines flags when it is first imported: before any test that puts flags back as they were.
+assert array_record_data_source
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
