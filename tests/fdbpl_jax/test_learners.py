@@ -44,6 +44,8 @@ CASES = {
     "vpt fdbpl": ("fdbpl", "fdbpl"),
 }
 """Learner, and supervision where it is not the learner's own: (config.method, the oracle's loss)."""
+# Every part of every learner and supervision once; the others only where there is time to compile them.
+QUICK = ("cocoop", "prograd", "promptsrc", "promptkd", "vpt kdpl", "maple fdbpl")
 # A bias in front of a batch norm moves nothing: its gradient is rounding.
 NO_SLOPE = {"projector/fc1/bias"}
 
@@ -118,7 +120,9 @@ def _first(problem, real):
     return dataclasses.replace(problem, **{name: getattr(problem, name)[:real] for name in names})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+)
 def test_a_step_is_that_of_the_public_code(case, settings, models, problem):
     built = task.build(_settings(settings, models, case))
     params = built.init(jax.random.key(0))

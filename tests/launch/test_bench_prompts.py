@@ -79,7 +79,6 @@ def test_there_is_a_case_for_every_row():
 
 @pytest.mark.parametrize("work", VALUES)
 def test_the_reference_makes_the_oracles_step(work, problem, monkeypatch):
-    """Without momentum and decay a step of length 1 goes by the gradient."""
     learner, method = prompts.WORKS[work]
     method = method or ("kdpl" if learner == "promptkd" else "ce")
     logp = torch_learners.teacher_logits(problem).log_softmax(1)
@@ -101,21 +100,22 @@ def test_the_reference_makes_the_oracles_step(work, problem, monkeypatch):
             "entropy": entropy.float(),
         },
     )
-    moved = {}
-    monkeypatch.setattr(torch_prompts, "LR", 1.0)
-    monkeypatch.setattr(torch_prompts, "WEIGHT_DECAY", 0.0)
-    tensors = torch_prompts._tensors
-    monkeypatch.setattr(
-        torch_prompts, "_tensors", lambda tree: moved.setdefault("x", tensors(tree))
-    )
+    leaves = []
+
+    class Watched(torch.optim.SGD):
+        def __init__(self, learned, *arguments, **options):
+            leaves.extend(learned)
+            super().__init__(learned, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "SGD", Watched)
     value = torch_prompts.training(reference, VALUES[work])()
     expected, gradients = _oracle(problem, work, learner, method)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
-    before, after = torch_prompts._leaves(VALUES[work]), torch_prompts._leaves(moved["x"])
-    for start, end, gradient in zip(before, after, gradients.values(), strict=True):
-        step = torch.from_numpy(start) - end.detach()
+    for leaf, (name, gradient) in zip(leaves, gradients.items(), strict=True):
         largest = float(gradient.abs().max())
-        torch.testing.assert_close(step.double(), gradient, rtol=0, atol=1e-4 * largest + 1e-6)
+        # A bias in front of a batch norm moves nothing.
+        atol = 1e-4 if name == "projector/fc1/bias" else 1e-4 * largest
+        torch.testing.assert_close(leaf.grad.double(), gradient, rtol=0, atol=atol)
 
 
 @pytest.fixture(scope="module")
