@@ -31,9 +31,8 @@ SHOTS = (1, 2, 4, 8, 16)
 
 WORLD = "world_objects"
 _PREFIX = "world_"
-WORLD_STYLES = tuple(
-    f"{_PREFIX}{name}" for name in world.STYLE_NAMES if name not in dict(world_sets.OBJECT_STYLES)
-)
+# Those that the pictures of `world_objects` are not in.
+WORLD_STYLES = tuple(f"{_PREFIX}{name}" for name in ("clean", *world.TEST_STYLES))
 _ATTRIBUTES = {
     "world_shapes": (attributes.SHAPES, 0),
     "world_colours": (attributes.COLOURS, 1),

@@ -50,44 +50,47 @@ def build(settings, names, **changes):
     )
 
 
-def oracle(made, params, trainable, batch):
-    """KDPL's class-agnostic loss: features by the towers, everything behind them written out."""
+def oracle(made, params, batch):
+    """KDPL's class-agnostic loss of the prompts: features by the towers, everything behind them written out."""
     inputs, frozen = made.evaluate.inputs, params.frozen
     teacher, student = inputs.teacher, inputs.student
+    flip = batch["flip"][:, None, None, None]
+    image = np.where(flip, batch["image"][:, :, ::-1], batch["image"])
 
-    def see(params, config):
-        image = np.where(
-            batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"]
-        )
-        features = clip.encode_image(params, config, clip.normalise(image, config))
-        return clip.unit(features)
+    def see(model):
+        @jax.jit
+        def run(image):
+            pixels = clip.normalise(image, model.config)
+            return clip.unit(clip.encode_image(model.params, model.config, pixels))
+
+        return np.asarray(run(image))
 
     real = batch["mask"] > 0
     scale = np.exp(np.asarray(teacher.params["logit_scale"]))
-    said = scale * np.asarray(see(teacher.params, teacher.config) @ frozen["teacher"]["text"].T)
+    said = scale * see(teacher) @ np.asarray(frozen["teacher"]["text"]).T
     chosen = np.argsort(-softmax(said[real]).mean(0), kind="stable")[:TOP]
-    text = prompted.class_features(
-        frozen["student"], student.config, inputs.plans["train"], trainable, dtype=jnp.float32
-    )[0]
-    logits = jnp.exp(frozen["student"]["logit_scale"]) * (
-        see({"vision": student.params["vision"]}, student.config) @ text.T
-    )
-    p, q = jax.nn.log_softmax(logits[:, chosen]), np.log(softmax(said[:, chosen]))
-    each = 0.5 * jnp.sum((jnp.exp(q) - jnp.exp(p)) * (q - p), axis=-1)
-    return jnp.sum(each[real]) / float(real.sum())
+    q, regions = np.log(softmax(said[:, chosen])), see(student)
+
+    def loss(trainable):
+        plan, tower = inputs.plans["train"], frozen["student"]
+        text = prompted.class_features(tower, student.config, plan, trainable, dtype=jnp.float32)
+        logits = jnp.exp(tower["logit_scale"]) * (jnp.asarray(regions) @ text[0].T)
+        p = jax.nn.log_softmax(logits[:, chosen])
+        each = 0.5 * jnp.sum((jnp.exp(q) - jnp.exp(p)) * (q - p), axis=-1)
+        return jnp.sum(each[real]) / float(real.sum())
+
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def test_loss_and_gradient_equal_kdpls(settings, names):
     made, batch = build(settings, names), batch_of()
     params = made.init(jax.random.key(0))
 
-    @jax.jit
-    def ours(trainable):
-        return made.loss(trainable, params.frozen, {}, batch, jax.random.key(1))
-
-    (value, aux), gradient = jax.value_and_grad(ours, has_aux=True)(params.trainable)
-    wanted = jax.value_and_grad(lambda tree: oracle(made, params, tree, batch))
-    expected, slope = wanted(params.trainable)
+    key = jax.random.key(1)
+    run = lambda trainable: made.loss(trainable, params.frozen, {}, batch, key)
+    ours = jax.jit(jax.value_and_grad(run, has_aux=True))
+    (value, aux), gradient = ours(params.trainable)
+    expected, slope = oracle(made, params, batch)(params.trainable)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     ours, theirs = gradient["context"]["positive"], slope["context"]["positive"]
     assert np.abs(ours).max() > 1e-4

@@ -207,7 +207,7 @@ def test_a_context_per_class_is_not_transferred(transferred):
     prompt = dataclasses.replace(inputs.config.prompt, class_specific=True)
     own = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, prompt=prompt))
     (target,) = sets.targets(["world_blur"], transferred.root)
-    with pytest.raises(config.ConfigError, match="says nothing about the classes of world_blur"):
+    with pytest.raises(ValueError, match="says nothing about the classes of world_blur"):
         transfer.open_target(own, target)
 
 
