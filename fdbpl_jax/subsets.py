@@ -52,11 +52,11 @@ def _given(dataset: Dataset, file: Path, shots: int) -> dict[str, tuple[Item, ..
     rows, problems = fewshot.read(file)
     chosen = {}
     for split, given in rows.items():
-        paths = {row[0] for row in given if isinstance(row, list) and row}
+        paths = {_path(row) for row in given}
         known = {item.path: item for item in getattr(dataset, split) if item.path in paths}
         found = []
         for number, row in enumerate(given):
-            item = known.get(row[0]) if isinstance(row, list) and row else None
+            item = known.get(_path(row))
             if item is None:
                 problems.append(f"{split} row {number}, {row!r}: no picture of the {split} list")
             elif row != [item.path, item.label, item.name]:
@@ -79,6 +79,11 @@ def _given(dataset: Dataset, file: Path, shots: int) -> dict[str, tuple[Item, ..
         )
     logging.info("few-shot lists of %d shots are those of %s", shots, file)
     return chosen
+
+
+def _path(row: object) -> str:
+    """The path in a row of a file; empty where it is no row."""
+    return row[0] if isinstance(row, list) and row and isinstance(row[0], str) else ""
 
 
 def union(dataset: Dataset, shots: int, seeds: Sequence[int]) -> Dataset:

@@ -209,7 +209,9 @@ def _wanted(name: str, folder: Path, layout: catalogue.Layout) -> dict[str, str]
     rows, problems = readers.split_file(file)
     if rows is None:
         raise DatasetError("; ".join(problems))
-    paths = {row[0] for split in readers.SPLITS for row in getattr(rows, split)}
+    # A row that is none is for `check` to report.
+    lists = [row for split in readers.SPLITS for row in getattr(rows, split)]
+    paths = {row[0] for row in lists if isinstance(row, list) and row and isinstance(row[0], str)}
     return {path.lower(): path for path in paths}
 
 

@@ -127,12 +127,23 @@ def test_a_list_of_something_else_is_refused(imagenet):
     row = [full.train[0].path, full.train[0].label, full.train[0].name]
     give(
         imagenet,
-        {"train": [["train/x.JPEG", 0, "tench"], [row[0], 3, row[2]], "row", row, row, row]},
+        {
+            "train": [
+                ["train/x.JPEG", 0, "tench"],
+                [row[0], 3, row[2]],
+                "row",
+                [[1]],
+                [],
+                row,
+                row,
+                row,
+            ]
+        },
     )
     with pytest.raises(datasets.DatasetError) as caught:
         datasets.few_shot(full, 2, 1)
     for part in (
-        "4 problems",
+        "6 problems",
         "train row 0, ['train/x.JPEG', 0, 'tench']: no picture of the train list",
         "the train list has label 0, 'tench'",
         "train row 2, 'row'",
