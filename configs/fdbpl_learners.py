@@ -154,7 +154,7 @@ def apply(config: ml_collections.ConfigDict, name: str, *, recipe: bool = True) 
       ValueError: there is no such learner.
     """
     changes = structure(name) if not recipe else RECIPES[_known(name)]
-    config.update_from_flattened_dict(within(changes, config.student))
+    config.update_from_flattened_dict(within(changes, str(config.student)))
 
 
 def _known(name: str) -> str:

@@ -160,7 +160,7 @@ def _classes(
     config, learns = inputs.config, inputs.config.learns
     again = memory.again if config.remat else lambda function: function
     arguments = (frozen["student"], inputs.student.config, inputs.plans.get("train"))
-    options = {"dtype": jnp.dtype(inputs.dtype)}
+    options: dict[str, Any] = {"dtype": jnp.dtype(inputs.dtype)}
     prompts = {name: tree for name, tree in trainable.items() if name in ("context", "deep")}
     if learns.conditional:
         by_picture = functools.partial(prompted.features_by_picture, *arguments, **options)
@@ -224,9 +224,7 @@ def _regions(
     return features if inputs.config.learns.projector else clip.unit(features)
 
 
-def teacher_labels(
-    inputs: Inputs, frozen: dict, batch: Mapping[str, Array]
-) -> losses.SoftLabels:
+def teacher_labels(inputs: Inputs, frozen: dict, batch: Mapping[str, Array]) -> losses.SoftLabels:
     """The teacher's labels: from the lookup, or made now by the teacher itself."""
     if inputs.teacher is None:
         return losses.SoftLabels(

@@ -80,9 +80,11 @@ def changes(
 
 def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
     """No prompts in more blocks than the student has; a lookup of its own where pictures of all classes are labelled."""
-    found = fdbpl_learners.within(changes, str(changes.get("student", base.student)))
-    if found.get("data.transductive", base.data.transductive):
-        found["lookup.dir"] = f"{found.get('lookup.dir', base.lookup.dir)}_all_classes"
+    common = base.to_dict()
+    found = fdbpl_learners.within(changes, changes.get("student", common["student"]))
+    if found.get("data.transductive", common["data"]["transductive"]):
+        folder = found.get("lookup.dir", common["lookup"]["dir"])
+        found["lookup.dir"] = f"{folder}_all_classes"
     return found
 
 
