@@ -30,7 +30,7 @@ A classifier of {count} classes: unit text features under learned prompts, to be
 |---|---|
 | student | {student}, weights SHA-256 {digest} |
 | learner, method | {learner}, {method} |
-| trained on | {dataset}, {split} classes, {shots} |
+| trained on | {trained} |
 | classes | {classes} |
 
 ## Results
@@ -171,9 +171,15 @@ def _card(config: Any, predictor: Any, use: str, results: Sequence[dict], origin
         "|---|---|---|---|---|---|---|",
     ]
     supervision = {"ce": "hard labels", "kdpl": "KDPL", "fdbpl": "FDBPL"}[config.method]
+    data, shots = config.data, config.data.shots
+    trained = (
+        f"{data.dataset}, {data.split} classes, {f'{shots} shots' if shots else 'all pictures'}"
+    )
     if origin.is_file():
         file = json.loads(origin.read_text(encoding="utf-8"))["file"]
         supervision = f"imported from {file}"
+        here = f", then {trained}" if runs.is_trained(origin.parent) else ""
+        trained = f"what {file} was trained on{here}"
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     return _CARD.format(
         front=_front(config, results),
@@ -184,9 +190,7 @@ def _card(config: Any, predictor: Any, use: str, results: Sequence[dict], origin
         digest=predictor.student.digest,
         count=len(names),
         scale=predictor.scale,
-        dataset=config.data.dataset,
-        split=config.data.split,
-        shots=f"{config.data.shots} shots" if config.data.shots else "all pictures",
+        trained=trained,
         classes=shown,
         results="\n".join(header + rows)
         if rows

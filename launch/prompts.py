@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     needed = {"import": ("prompts", "config", "workdir"), "export": ("workdir", "out"), "words": ()}
     missing = [f"--{name}" for name in needed[word] if values[name].value is None]
     if missing:
-        raise config_lib.ConfigError(f"launch.prompts {word} needs {', '.join(missing)}")
+        raise config_lib.ConfigError(f"{word} needs {', '.join(missing)}")
     start.start()
     if word == "import":
         bring_in(
@@ -123,11 +123,13 @@ def bring_in(
     }
     files.atomic_write(Path(workdir) / ORIGIN, json.dumps(origin, indent=2) + "\n")
     rows = tuple(
-        (f"config.{key}", str(value), str(_get(before, key))) for key, value in changes.items()
+        (f"config.{key}", repr(value), repr(old))
+        for key, value in changes.items()
+        if (old := _get(before, key)) != value
     )
     table = report.Table(
         title=f"{Path(prompts).name}: prompts of {found.family}, learner {found.learner}",
-        columns=("key", "from the file", "before"),
+        columns=("changed", "now", "before"),
         rows=rows,
         note="\n".join(found.notes),
     )
@@ -218,7 +220,7 @@ def show_words(values: Any) -> None:
     given = [name for name in ("workdir", "prompts") if values[name].value is not None]
     if len(given) != 1:
         raise config_lib.ConfigError(
-            "launch.prompts words needs one of --workdir (of a run) and --prompts (a file, with --student)"
+            "words needs one of --workdir (of a run) and --prompts (a file, with --student)"
         )
     if values.workdir:
         config, trainable, _, _ = learned(values.workdir)

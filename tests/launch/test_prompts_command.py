@@ -140,6 +140,7 @@ def test_the_folder_of_a_classifier_says_how_to_use_it(
     fields = dict(line.split(": ", 1) for line in front.splitlines())
     assert json.loads(fields["tags"]) == ["clip", "prompt-learning", "coop", "ce"]
     assert "imported from coop.safetensors" in card
+    assert "| trained on | what coop.safetensors was trained on |" in card
     # The lines that the card gives, as they stand there, on a picture.
     path = dataset.root / dataset.test[0].path
     Image.open(path).convert("RGB").save(out / "picture.jpg", quality=100, subsampling=0)
