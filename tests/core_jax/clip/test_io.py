@@ -187,7 +187,7 @@ def test_local_folders_never_ask_the_hub(saved, monkeypatch, tmp_path):
         with pytest.raises(clip.SourceError, match="there is no folder"):
             clip.load(source)
     (tmp_path / "file.safetensors").touch()
-    with pytest.raises(clip.SourceError, match="is a file: give the HuggingFace folder"):
+    with pytest.raises(clip.SourceError, match="is a file: give the folder that holds it"):
         clip.load(tmp_path / "file.safetensors")
 
 
