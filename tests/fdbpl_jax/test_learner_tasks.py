@@ -112,6 +112,21 @@ def _check_step(config, learned):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
+def test_what_is_learned_and_what_lies_on_the_device(small, learner):
+    params = task.build(small(learner)).init(jax.random.key(0))
+    learned = LEARNED[learner]
+    averages = {f"average/{name}" for name in learned} if learner == "promptsrc" else set()
+    assert _names(params.trainable) == learned | averages
+    # Towers that nobody looks into stay where they are.
+    assert ("text" in params.frozen["student"]) == ("context" in params.trainable)
+    assert "vision" in params.frozen["student"]
+    assert ("classes" in params.frozen) == (learner in ("vpt", "promptkd"))
+    assert ("template" in params.frozen) == (learner in ("kgcoop", "prograd", "promptsrc"))
+    assert set(params.stats) == ({"projector"} if learner == "promptkd" else set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_one_step_reaches_all_that_is_learned(small, learner):
     params, aux = _check_step(small(learner), LEARNED[learner])
     terms = {name for name in aux.metrics if name.startswith("loss_")}
@@ -122,8 +137,6 @@ def test_one_step_reaches_all_that_is_learned(small, learner):
         "promptkd": {"loss_pos"},
     }
     assert terms == own.get(learner, {"loss_ce"})
-    # Towers that nobody looks into stay where they are.
-    assert ("text" in params.frozen["student"]) == ("context" in params.trainable)
     if learner == "promptkd":
         mean = params.stats["projector"]["mean"]
         assert np.abs(aux.stats["projector"]["mean"] - mean).max() > 0
@@ -212,7 +225,7 @@ def test_as_many_numbers_as_published_at_vit_b16(student, learner):
     assert prompted.count(trainable) == PUBLISHED[learner]
 
 
-@pytest.mark.parametrize("learner", ["maple", "cocoop"])
+@pytest.mark.parametrize("learner", ["maple", pytest.param("cocoop", marks=pytest.mark.slow)])
 def test_evaluation_and_prediction_see_what_the_loss_sees(small, learner):
     config = small(learner)
     run = task.build(config)
