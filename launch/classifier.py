@@ -123,8 +123,8 @@ def export(workdir: str | Path, out: str | Path, *, names: Sequence[str] | None 
     files.atomic_write(out / CLASSIFIER, safetensors.numpy.save(tensors, {"format": "pt", **facts}))
     judged, student = average.judged(trainable), towers.load(config.student)
     if foreign.family_of_tree(judged) is not None:
-        options = {"about": prompts_lib.about(config, pins)}
-        exchange.write_file(out / PROMPTS, trainable, stats, student, **options)
+        facts = prompts_lib.about(config, pins)
+        exchange.write_file(out / PROMPTS, trainable, stats, student, about=facts)
     config_text = json.dumps(config_lib.to_json(config), indent=2, sort_keys=True)
     files.atomic_write(out / "config.json", config_text + "\n")
     use = _use(config, judged, student)
