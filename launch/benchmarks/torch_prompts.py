@@ -47,7 +47,7 @@ class Work:
     teacher: CLIPModel | None
     ids: torch.Tensor
     template: torch.Tensor
-    teacher_ids: torch.Tensor | None
+    teacher_ids: torch.Tensor
     batch: Mapping[str, torch.Tensor]
 
 
@@ -115,12 +115,16 @@ def _losses(work: Work, tree: Tensors) -> Callable[[], tuple[torch.Tensor, ...]]
     with torch.no_grad():
         template = text_features(student, work.template)
         fixed = None if "positive" in tree.get("context", {}) else text_features(student, work.ids)
-        teacher = work.teacher and text_features(work.teacher, work.teacher_ids)
+        teacher = None if work.teacher is None else text_features(work.teacher, work.teacher_ids)
 
     def loss() -> tuple[torch.Tensor, ...]:
-        labels = _teacher_logits(work, teacher) if teacher is not None else None
+        # None where no teacher runs: what needs it is not reached then.
+        labels: Any = None
+        if work.teacher is not None and teacher is not None:
+            labels = _teacher_logits(work.teacher, teacher, batch["teacher_pixels"])
         if work.learner == "promptkd":
             image = _projected(_image(student, batch["pixels"], _visual(tree)), tree["projector"])
+            assert teacher is not None
             return (PROMPTKD_WEIGHT * _kl(labels, scale * image @ teacher.T) / labels.numel(),)
         image = _seen(work, tree)
         if work.learner == "cocoop":
@@ -172,7 +176,7 @@ def _prompts(tree: Tensors, sign: str) -> list[torch.Tensor]:
 
 def _texts(work: Work, tree: Tensors, fixed: torch.Tensor | None) -> list[torch.Tensor]:
     """Text features under every prompt set: all sets in one pass."""
-    signs = list(tree.get("context", {}))
+    signs = [sign for sign in ("positive", "negative") if sign in tree.get("context", {})]
     if not signs:
         return [fixed]
     count = len(work.ids)
@@ -207,16 +211,15 @@ def _linear(x: torch.Tensor, layer: Tensors) -> torch.Tensor:
     return x @ layer["kernel"] + layer["bias"]
 
 
-def _teacher_logits(work: Work, text: torch.Tensor) -> torch.Tensor:
+def _teacher_logits(teacher: CLIPModel, text: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        image = image_features(work.teacher, work.batch["teacher_pixels"])
-        return work.teacher.logit_scale.exp() * image @ text.T
+        return teacher.logit_scale.exp() * image_features(teacher, pixels) @ text.T
 
 
 def _kl(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """KL(target || logits), summed over everything."""
-    logs = (functional.log_softmax(x, 1) for x in (logits, target))
-    return functional.kl_div(*logs, reduction="sum", log_target=True)
+    p, q = functional.log_softmax(logits, 1), functional.log_softmax(target, 1)
+    return functional.kl_div(p, q, reduction="sum", log_target=True)
 
 
 def _symmetric(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
