@@ -274,7 +274,8 @@ def write(
         )
     family, sizes = foreign.FAMILIES[name], foreign.sizes_of_tree(judged)
     nested = foreign.unpack(judged, stats, family)
-    there = {p: np.shape(v) for p, v in flax.traverse_util.flatten_dict(nested, sep="/").items()}
+    flat = flax.traverse_util.flatten_dict(nested, sep="/")
+    there = {path: np.asarray(leaf).shape for path, leaf in flat.items()}
     shapes, problems = foreign.shapes(family, sizes, student.config)
     problems += [
         f"shape: {path} is {there.get(path, 'absent')}, expected {shapes.get(path, 'nothing')}"
