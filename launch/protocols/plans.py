@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from configs import fdbpl_learners
-from fdbpl_jax import config as fdbpl_config
+from fdbpl_jax import learners
 from fdbpl_jax.transfer import Target
 from launch import config as config_lib
 from launch.compare import Arm
@@ -160,7 +160,9 @@ PROTOCOLS: dict[str, Callable[[Wishes], list[Stage]]] = {
 
 def own_arm(config: ml_collections.ConfigDict) -> Arm:
     """The configuration itself as a row, under the name that its result lines have."""
-    return Arm(fdbpl_config.read(config.to_dict()).label, {})
+    # The folder of the lookup is only given later: the configuration is not whole yet.
+    online = config.method in _TAUGHT and config.teacher_source == "online"
+    return Arm(learners.label(config.method, config.learner, online=online), {})
 
 
 def _transfer(wishes: Wishes, own: Sequence[str]) -> list[Stage]:
