@@ -258,7 +258,8 @@ def evaluate(
     # Whole, since every process asks them by itself.
     towers = sharding.whole(trainable["clip"])
     ids = tokens([TEMPLATE.format(name) for name in world.CLASSES])
-    text = clip.unit(clip.encode_text(towers, model, ids))
+    sentences = jax.jit(lambda towers, ids: clip.unit(clip.encode_text(towers, model, ids)))
+    text = sentences(towers, ids)
     attributes = np.asarray(world.CLASS_ATTRIBUTES)
     predict = jax.jit(
         lambda towers, text, image: jnp.argmax(

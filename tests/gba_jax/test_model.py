@@ -288,10 +288,8 @@ def test_parts_of_the_tower_can_be_trained(finetune, some):
 
 def test_fresh_parameters_are_drawn():
     model = segmenter("cost vit", "none")
-    one, other = (
-        model.init(towers("vit")[1], words(), key=jax.random.key(i)).trainable["host"]
-        for i in (1, 2)
-    )
+    make = jax.jit(lambda key: model.init(towers("vit")[1], words(), key=key).trainable["host"])
+    one, other = (make(jax.random.key(i)) for i in (1, 2))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(one))
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     assert sum(bool(np.any(a != b)) for a, b in pairs) > 5
