@@ -8,9 +8,6 @@ rate, pictures a step, epochs, weights. All use SGD with a cosine schedule, a fi
 and visit of 8 to 100 % of its area. Other protocols' numbers (one run on ImageNet for other data sets) are in CROSS.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
 _WORDS = {"prompt.context": 4, "prompt.context_init": "a photo of a", "prompt.depth": 1}
@@ -19,7 +16,7 @@ _NOISE = {"prompt.context": 16, "prompt.context_init": "", "prompt.negative_init
 _BOTH = {**_WORDS, "prompt.depth": 9, "visual.tokens": 4, "visual.depth": 9}
 
 # learner -> (method, numbers of its structure and of its loss, numbers of its training)
-_PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+_PUBLISHED: dict[str, tuple[str, dict, dict]] = {
     "coop": ("ce", _NOISE, {"lr": 2e-3, "batch_size": 32, "epochs": 200}),
     "cocoop": ("ce", _WORDS, {"lr": 2e-3, "batch_size": 1, "epochs": 10}),
     "kgcoop": (
@@ -84,7 +81,7 @@ _PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict] = {
     name: {
         "learner": name,
         "method": method,
@@ -99,7 +96,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Learner to what its recipe changes, by dotted key."""
 
-CROSS: dict[str, dict[str, Any]] = {
+CROSS: dict[str, dict] = {
     "coop": {"epochs": 50},
     "maple": {"prompt.depth": 3, "lr": 2.6e-3, "epochs": 2},
     "promptsrc": {
@@ -116,7 +113,7 @@ CROSS: dict[str, dict[str, Any]] = {
 _BLOCKS = {"world:student": (2, 4), "world:teacher": (2, 6)}
 
 
-def structure(name: str, student: str = "") -> dict[str, Any]:
+def structure(name: str, student: str = "") -> dict:
     """What a learner is made of and supervised with, by dotted key, without the numbers of its training.
 
     Args:
@@ -131,7 +128,7 @@ def structure(name: str, student: str = "") -> dict[str, Any]:
     return within({"learner": name, "method": method, **own, **pictures}, student)
 
 
-def within(changes: Mapping[str, Any], student: str) -> dict[str, Any]:
+def within(changes: dict, student: str) -> dict:
     """The same changes, with prompts in more blocks than the embedded world's small towers have cut to these."""
     if student not in _BLOCKS:
         return dict(changes)

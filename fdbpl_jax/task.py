@@ -58,9 +58,7 @@ def of_inputs(inputs: Inputs, judged: dict | None = None) -> Task:
     trained = inputs.config.trained
     return Task(
         init=functools.partial(init, inputs),
-        loss=functools.partial(
-            agnostic.loss if inputs.config.data.dictionary else loss, inputs
-        ),
+        loss=functools.partial(agnostic.loss if inputs.config.data.dictionary else loss, inputs),
         train_data=functools.partial(train_data, inputs),
         evaluate=evaluate.Judge(inputs, judged),
         optimizer=functools.partial(optimizer, inputs.config, steps_per_epoch(inputs)),

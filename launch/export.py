@@ -75,11 +75,12 @@ def export(workdir: str | Path, out: str | Path) -> str:
     from core_jax import world
     from core_jax.train import contrastive, contrastive_data
 
-    run = runs.restore(workdir)
-    if run.config.task != "contrastive":
+    task = config_lib.from_workdir(workdir).task
+    if task != "contrastive":
         raise config_lib.ConfigError(
-            f"{workdir} holds a run of task {run.config.task!r}; only contrastive runs train a CLIP"
+            f"{workdir} holds a run of task {task!r}; only contrastive runs train a CLIP"
         )
+    run = runs.restore(workdir)
     seconds = runs.training_seconds(workdir)
     if seconds is None:
         raise config_lib.ConfigError(

@@ -38,9 +38,9 @@ flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(autouse=True)
-def _slow_tests_are_optimised(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Slow tests run models of full size: there compiling well pays."""
-    if not request.node.get_closest_marker("slow"):
+def _optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Slow tests run models of full size, and `optimised` ones much and compile little: there compiling well pays."""
+    if not any(map(request.node.get_closest_marker, ("slow", "optimised"))):
         yield
         return
     before = jax.config.values["jax_disable_most_optimizations"]

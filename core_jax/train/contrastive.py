@@ -127,9 +127,7 @@ def init(model: clip.ClipConfig, key: Array) -> Params:
     towers = clip.init(model, key=key)
     vision = towers["vision"]
     vision["position_embedding"] = (
-        vision["position_embedding"]
-        .at[1:]
-        .set(sincos_positions(model.vit.grid, model.vit.width))
+        vision["position_embedding"].at[1:].set(sincos_positions(model.vit.grid, model.vit.width))
     )
     width = model.vit.width
     pixels = model.vit.patch_size**2
@@ -258,7 +256,8 @@ def evaluate(
     # Whole, since every process asks them by itself.
     towers = sharding.whole(trainable["clip"])
     ids = tokens([TEMPLATE.format(name) for name in world.CLASSES])
-    text = clip.unit(clip.encode_text(towers, model, ids))
+    sentences = jax.jit(lambda towers, ids: clip.unit(clip.encode_text(towers, model, ids)))
+    text = sentences(towers, ids)
     attributes = np.asarray(world.CLASS_ATTRIBUTES)
     predict = jax.jit(
         lambda towers, text, image: jnp.argmax(

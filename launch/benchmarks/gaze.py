@@ -5,7 +5,7 @@
 - DRNet with nine stored references ("other") against one picture alone ("ours"): the ratio is what calibration costs.
 - Four folds of DRNet in one program ("ours") against the same program four times in a row ("other").
 
-A ratio below 1 says that torch, or the runs in a row, are faster. On CPUs DRNet's inference is as fast as torch's or faster;
+A ratio below 1 says that torch, or the runs in a row, are faster. On CPUs DRNet's inference is about as fast as torch's;
 training is slower, and so is the extractor: torch's convolutions there, oneDNN's, do more arithmetic a second than XLA's. The
 kernel's gradient, which XLA computes most slowly of all, is already a matrix product here (`core_jax.nn.convolve`). Stacked
 folds pay on accelerators, if anywhere: on two cores one after another is quicker. Both sides run under the same memory settings:

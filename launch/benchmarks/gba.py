@@ -7,10 +7,9 @@
   "ours" is the plain host and "other" the one with adapters, so the ratio is what they cost. In training, SDA either stops
   the gradient behind its tap or lets it pass through the frozen tower, which a host without SDA never enters backwards.
 
-Both adapters together cost little beside the host, at inference and in training, as long as no gradient runs through the part of
-the tower that lies behind SDA (`adapters.sda_flow=stop`). With `through`, which configs/gba_world.py trains with, the gradient
-of the frozen tower is added, which costs far more. The rows have noise of their own: one adapter alone cannot cost more than both,
-nor less than nothing.
+The adapters are small beside the host. With `adapters.sda_flow=stop` no gradient runs through the part of the tower that lies
+behind SDA; with `through`, which configs/gba_world.py trains with, the gradient of the frozen tower is added, which costs about
+as much again. The rows have noise of their own: one adapter alone cannot cost more than both, nor less than nothing.
 
 --hosts=embedded,convnext_b adds a ConvNeXt-B at 512 px; --hosts=none measures no host.
 """

@@ -135,10 +135,8 @@ def start(function, *args) -> multiprocessing.process.BaseProcess:
     return process
 
 
-def build_until_killed(
-    dataset: datasets.Dataset, folder: pathlib.Path, last: int, share: tuple[int, int]
-) -> None:
-    """Builds `two_targets` and kills its own process at the last-th moment at which the disk changes; 0: never."""
+def kill_at(last: int) -> None:
+    """Makes this process kill itself at the last-th moment at which the disk changes; 0: never."""
     calls = 0
 
     def counted(real):
@@ -153,4 +151,11 @@ def build_until_killed(
 
     # Every file is synced, renamed, and its folder synced.
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+
+
+def build_until_killed(
+    dataset: datasets.Dataset, folder: pathlib.Path, last: int, share: tuple[int, int]
+) -> None:
+    """Builds `two_targets` in a process that kills itself: `kill_at`."""
+    kill_at(last)
     build.build_all(two_targets(folder, dataset), shards=share)

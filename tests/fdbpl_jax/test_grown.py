@@ -1,7 +1,6 @@
 """What has grown of a lookup: whole shards after a kill, a build that completes them, damage."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import signal
@@ -38,20 +37,8 @@ def whole(dataset, tmp_path_factory):
 
 
 def _grow_until_killed(dataset, folder, last):
-    """Reads and kills its own process at the last-th moment at which the disk changes."""
-    calls = 0
-
-    def counted(real):
-        def call(*args):
-            nonlocal calls
-            calls += 1
-            if calls == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args)
-
-        return call
-
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    """Reads in a process that kills itself: `stub.kill_at`."""
+    stub.kill_at(last)
     grown.WRITE_EVERY_S = 0.0
     growing = grow.open(wanted(dataset, folder), expected(dataset))
     take(stream(dataset, "grow", growing=growing), 9)

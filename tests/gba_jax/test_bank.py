@@ -92,6 +92,7 @@ def test_a_batch_that_is_not_finite_is_left_out():
     assert int(after["pushed"]) == 4
 
 
+@pytest.mark.optimised
 def test_dirichlet_weights_sum_to_one():
     draws = np.asarray(jax.jit(bank.dirichlet, static_argnums=0)(20_000, key=KEY))
     assert np.isfinite(draws).all()

@@ -30,6 +30,7 @@ def _check(cost, real, answer):
         np.testing.assert_allclose(cost[b, rows, columns].sum(), best, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.optimised
 def test_a_thousand_padded_problems_cost_what_scipy_finds(rng):
     problems, slots, queries = 1000, 64, 100
     cost = rng.normal(size=(problems, slots, queries)).astype(np.float32)

@@ -178,3 +178,11 @@ def test_own_variants_take_the_configurations_types(base):
         compare.own_variants(base, ["x:lrr=1"])
     with pytest.raises(config.ConfigError, match="expected NAME:key=value"):
         compare.own_variants(base, ["x"])
+
+
+def test_evaluating_again_adds_equal_lines(comparison, tmp_path):
+    folder = comparison / "coop" / "seed2"
+    before = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    lines = runs.evaluate(folder)
+    assert lines == before
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))

@@ -125,14 +125,6 @@ config.run(train.main, runs.failures)
     assert done.stderr.splitlines()[-1].startswith("told to leave while not training")
 
 
-def test_evaluating_again_adds_equal_lines(comparison, tmp_path):
-    folder = comparison / "coop" / "seed2"
-    before = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    lines = runs.evaluate(folder)
-    assert lines == before
-    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
-
-
 def test_keys_of_the_loop_are_checked(base):
     options = runs.fit_options(config_lib.override(base, {"seed": 7, "data.workers": 2}))
     assert (options.seed, options.workers, options.log_every) == (7, 2, 1)

@@ -56,11 +56,16 @@ def compiled(layers, batch, how, **options):
     "how", [Memory(accumulate=4), Memory(remat=True), Memory(accumulate=3, remat=True)]
 )
 def test_numbers_and_order_are_those_of_the_whole_batch(layers, batch, how):
-    (expected, _), gradient = compiled(layers, batch, memory.WHOLE)(layers)
-    (value, (number, stats)), found = compiled(layers, batch, how)(layers)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # In double precision: the order of sums, which each compiler chooses, is then far below the bound.
+    with jax.enable_x64(True):
+        layers = [jnp.asarray(layer, jnp.float64) for layer in layers]
+        batch = batch | {"x": batch["x"].astype(np.float64)}
+        (expected, _), gradient = compiled(layers, batch, memory.WHOLE)(layers)
+        (value, (number, stats)), found = compiled(layers, batch, how)(layers)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
     for a, b in zip(found, gradient, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6 * np.abs(b).max())
+        assert a.dtype == np.float64
+        np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max())
     np.testing.assert_array_equal(number, batch["number"])
     assert stats["calls"] == how.accumulate
 
