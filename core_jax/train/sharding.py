@@ -85,7 +85,7 @@ def read_mesh(text: str, count: int) -> tuple[int, int]:
 
 
 def _named_sizes(text: str) -> dict[str, int]:
-    given = dict.fromkeys(AXES, 0)
+    given: dict[str, int] = dict.fromkeys(AXES, 0)
     for part in filter(None, text.replace(" ", "").split(",")):
         name, colon, size = part.partition(":")
         if name not in AXES or not colon or not re.fullmatch(r"-1|[1-9]\d*", size) or given[name]:

@@ -76,13 +76,13 @@ def test_cpus_and_the_users_own_words_are_handed_on(stubs):
 def test_a_dry_run_prints_what_a_shell_would_read_back(stubs):
     words = [*TRAIN, *NASTY, "--mesh=data:-1,model:2"]
     options = {"SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "12"}
-    dry = submit(stubs, *words, **options, DRY_RUN="1")
+    dry = submit(stubs, "--dry_run", *words, **options)
     assert (dry.returncode, stubs.calls(), dry.stdout.count("\n")) == (0, [], 1)
-    assert submit(stubs, *words, **options, **JOB_ID, DRY_RUN="0").returncode == 0
+    assert submit(stubs, *words, **options, **JOB_ID).returncode == 0
     subprocess.run(["bash", "-c", dry.stdout], env=environment(stubs), check=True)
     made = [*STEP, "--cpus-per-task=12", *REST, *words, "--coordinator=auto"]
     assert stubs.calls() == [made, made]
-    refused = submit(stubs, *words, **JOB | {"SLURM_NTASKS_PER_NODE": "3"}, DRY_RUN="1")
+    refused = submit(stubs, "--dry_run", *words, **JOB | {"SLURM_NTASKS_PER_NODE": "3"})
     assert (refused.returncode, refused.stdout) == (2, "")
 
 
@@ -166,7 +166,7 @@ def test_the_commands_of_the_page_are_those_that_run(stubs):
     made = [*STEP, "--cpus-per-task=12", *REST, *train, "--coordinator=auto"]
     assert stubs.calls()[-1] == made
     assert shlex.join(made) in page.splitlines()
-    dry = re.search(r"`(DRY_RUN=1 .* bash launch/slurm.sbatch) python", page)
+    dry = re.search(r"`(SLURM_\S+ .* bash launch/slurm.sbatch --dry_run) python", page)
     assert dry is not None
     line = f"{dry[1]} {shlex.join(train)}"
     done = subprocess.run(

@@ -127,7 +127,7 @@ def test_a_mesh_of_other_devices_gives_way_where_a_run_is_judged():
     assert sharding.where_it_fits("data:977,model:1") == ""
 
 
-@pytest.mark.parametrize("text", ["data:-1,modle:2", "data:-1,model:-1"])
+@pytest.mark.parametrize("text", ["data:-1,layers:2", "data:-1,model:-1"])
 def test_a_text_that_is_a_mesh_nowhere_is_refused_where_a_run_is_judged(text):
     with pytest.raises(ConfigError, match=f"mesh='{text}'"):
         sharding.where_it_fits(text)
