@@ -249,11 +249,12 @@ def jobs(
     """
     workdir, comparison = Path(workdir), comparisons.named(base.task)
     places = {"seeds": seeds, "workdir": workdir, "lookup": lookup}
+    common = {seed: comparison.changes(base, seed=seed, **places) for seed in seeds}
     found = []
     for arm in chosen:
         for seed in seeds:
-            changes = {**comparison.changes(base, seed=seed, **places), **arm.changes}
-            config = config_lib.override(base, comparison.fitted(base, changes))
+            changes = comparison.fitted(base, {**common[seed], **arm.changes})
+            config = config_lib.override(base, changes)
             for place, change in fold_changes(config, folds).items():
                 own = config_lib.override(config, change)
                 folder = workdir / arm.label / f"seed{seed}" / place

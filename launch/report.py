@@ -15,7 +15,6 @@ from absl import flags
 
 from launch import config, gather, results, runs, start
 from launch.comparisons import base as comparisons
-from launch.protocols import reporting as protocols
 
 Path = pathlib.Path
 
@@ -39,7 +38,8 @@ def print_tables(folders: Sequence[Path], labels: Sequence[str] | None = None) -
     """
     from core_jax.train import report
 
-    for tables in _tables(_rows(folders, labels)).values():
+    rows = _rows(folders, labels)
+    for tables in comparisons.of(rows).tables(rows).values():
         for table in tables:
             print(report.terminal(table))
 
@@ -65,15 +65,12 @@ def write(
     from core_jax.train import report
 
     out, rows = Path(out), _rows(folders, labels)
-    comparison, (plain, made) = comparisons.of(rows), _apart(rows)
-    tables, details = _tables(rows), comparison.details(rows)
+    comparison = comparisons.of(rows)
+    tables, details = comparison.tables(rows), comparison.details(rows)
     parts = ["# Report", *(report.markdown(table) for kind in tables.values() for table in kind)]
     for name, kind in {**tables, "details": [details]}.items():
         report.write_tables(out, name, kind)
-    for picture in [
-        *protocols.pictures(made),
-        *comparison.pictures(plain, gather.find(folders, labels)),
-    ]:
+    for picture in comparison.pictures(rows, gather.find(folders, labels)):
         report.save_figure(picture.figure, out / picture.name)
         parts.append(
             f"## {picture.heading}\n\n![{picture.heading}]({picture.name})\n\n{picture.caption}\n"
@@ -81,23 +78,6 @@ def write(
     parts.append(report.markdown(details))
     files.atomic_write(out / "report.md", "\n".join(parts))
     return out / "report.md"
-
-
-def _tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The tables of protocols, then those of runs that belong to none."""
-    plain, made = _apart(rows)
-    return {
-        **(protocols.tables(made) if made else {}),
-        **(comparisons.of(plain).tables(plain) if plain else {}),
-    }
-
-
-def _apart(
-    rows: Sequence[dict[str, Any]],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Result lines of no protocol, and those of protocols."""
-    plain = [row for row in rows if "protocol" not in row]
-    return plain, [row for row in rows if "protocol" in row]
 
 
 def _rows(folders: Sequence[str | Path], labels: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ def changes(
 def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
     """No prompts in more blocks than the student has; a lookup of its own where pictures of all classes are labelled."""
     common = base.to_dict()
-    found = fdbpl_learners.within(changes, changes.get("student", common["student"]))
+    found = fdbpl_learners.within(dict(changes), changes.get("student", common["student"]))
     if found.get("data.transductive", common["data"]["transductive"]):
         folder = found.get("lookup.dir", common["lookup"]["dir"])
         found["lookup.dir"] = f"{folder}_all_classes"
@@ -130,11 +130,13 @@ def method(line: Line) -> str:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Base-to-new tables, and those of whole class lists."""
+    """The tables of protocols; of other runs base-to-new tables, and those of whole class lists."""
     from launch import results
+    from launch.protocols import reporting
 
-    made = results.tables(results.summarise(rows))
-    files: dict[str, list[Any]] = {}
+    plain, of_protocols = _apart(rows)
+    files: dict[str, list[Any]] = reporting.tables(of_protocols)
+    made = results.tables(results.summarise(plain))
     for table in made:
         name = "results" if table.columns == made[0].columns else "results_all"
         files.setdefault(name, []).append(table)
@@ -152,9 +154,11 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
     """Accuracies, time and training; stored regions, and what the trained prompts make of them."""
     from launch import figures, gather, results
     from launch.comparisons import shared
+    from launch.protocols import reporting
 
-    found = []
-    both = [item for item in results.summarise(rows) if item.hm is not None]
+    plain, of_protocols = _apart(rows)
+    found = reporting.pictures(of_protocols)
+    both = [item for item in results.summarise(plain) if item.hm is not None]
     for number, items in enumerate(results.grouped(both)):
         bars = [{"label": i.label, "base": i.base, "new": i.new, "hm": i.hm} for i in items]
         title = results.heading("Base to new classes", items[0])
@@ -177,3 +181,11 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
             figure = figures.similarity_scatter(positive, negative, weight, title)
             found.append(Picture(title, f"similarity_{gather.slug(label)}.png", figure, caption))
     return found
+
+
+def _apart(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Result lines of no protocol, and those that `launch.protocol` made."""
+    plain = [row for row in rows if "protocol" not in row]
+    return plain, [row for row in rows if "protocol" in row]

@@ -202,7 +202,8 @@ def _configured(config: ml_collections.ConfigDict, arm: Arm) -> ml_collections.C
 
 
 def _value(config: ml_collections.ConfigDict, key: str) -> Any:
-    return functools.reduce(operator.getitem, key.split("."), config)
+    values: Any = config
+    return functools.reduce(operator.getitem, key.split("."), values)
 
 
 def _on(wishes: Wishes, name: str, **changes: Any) -> ml_collections.ConfigDict:

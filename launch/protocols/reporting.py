@@ -1,10 +1,10 @@
-"""What `launch.report` asks about result lines of protocols: tables, details and pictures."""
+"""What `launch.report` asks about result lines of protocols: tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core_jax.train.report import Spread, Table
-from launch import gather, results
+from launch import gather
 from launch.comparisons.base import Picture
 from launch.protocols import figures as drawings
 from launch.protocols import numbers
@@ -16,11 +16,6 @@ _WHISKERS = "Means over seeds; whiskers: sample standard deviation."
 def tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[Table]]:
     """Tables by the file that they are written to."""
     return made.tables(numbers.series(rows))
-
-
-def details(rows: Sequence[dict[str, Any]]) -> Table:
-    """Models, shots, seeds and digests behind each row."""
-    return results.details(results.summarise(rows))
 
 
 def pictures(rows: Sequence[dict[str, Any]]) -> list[Picture]:
