@@ -32,15 +32,7 @@ def get_config(chosen: str = "h14_b32") -> ml_collections.ConfigDict:
     Args:
       chosen: a pair of PAIRS, a learner of `fdbpl_learners.RECIPES`, or both: "l14_b16+maple".
     """
-    parts = chosen.split("+")
-    pairs = [part for part in parts if part in PAIRS]
-    learners = [part for part in parts if part in fdbpl_learners.RECIPES]
-    if len(pairs) > 1 or len(learners) > 1 or len(pairs) + len(learners) < len(parts):
-        raise ValueError(
-            f"fdbpl_caltech101.py:{chosen}: expected one of {', '.join(PAIRS)}, or of the learners "
-            f"{', '.join(fdbpl_learners.RECIPES)}, or one of each with + between them"
-        )
-    pair = pairs[0] if pairs else "h14_b32"
+    pair, learner = parse(chosen)
     config = ml_collections.ConfigDict()
     config.task = "fdbpl"
     config.method = "fdbpl"  # the supervision: zeroshot, ce, kdpl, fdbpl
@@ -132,6 +124,19 @@ def get_config(chosen: str = "h14_b32") -> ml_collections.ConfigDict:
     config.fit.mesh = "data:-1,model:1"  # or --mesh=data:-1,model:2
     config.fit.log_every = 50
     config.fit.save_every = 500
-    for learner in learners:
+    if learner:
         fdbpl_learners.apply(config, learner)
     return config
+
+
+def parse(chosen: str) -> tuple[str, str]:
+    """The pair and the learner, or "", in what `get_config` is given."""
+    parts = chosen.split("+")
+    pairs = [part for part in parts if part in PAIRS]
+    learners = [part for part in parts if part in fdbpl_learners.RECIPES]
+    if len(pairs) > 1 or len(learners) > 1 or len(pairs) + len(learners) < len(parts):
+        raise ValueError(
+            f"{chosen!r} after the configuration's name: expected one of {', '.join(PAIRS)}, or of the learners "
+            f"{', '.join(fdbpl_learners.RECIPES)}, or one of each with + between them"
+        )
+    return pairs[0] if pairs else "h14_b32", learners[0] if learners else ""

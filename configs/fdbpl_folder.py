@@ -14,7 +14,7 @@ from configs import fdbpl_caltech101
 def get_config(chosen: str = "l14_b16") -> ml_collections.ConfigDict:
     """The settings of `fdbpl_caltech101`, for a folder of pictures; `chosen` as there."""
     config = fdbpl_caltech101.get_config(chosen)
-    pair = config.lookup.dir.removeprefix("data/lookup/caltech101_")
+    pair, _ = fdbpl_caltech101.parse(chosen)
     config.update_from_flattened_dict(
         {
             "data.dataset": "folder",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import tqdm
 
 from core_jax.data import images
-from fdbpl_jax import datasets, fewshot, label
+from fdbpl_jax import datasets, fewshot, label, readers
 from fdbpl_jax.pictures import Dataset
 
 Path = pathlib.Path
@@ -27,7 +27,7 @@ class Found:
     Attributes:
       name: of the data set.
       problems: in words.
-      state: "absent", "complete", or what kinds of problems there are, in a few words.
+      state: "absent", "complete", what is lacking, or what kinds of problems there are, in a few words.
       counts: classes, train, val and test pictures; empty where the lists cannot be read.
       notes: what is worth knowing and no problem.
     """
@@ -65,10 +65,7 @@ def check(
     """
     dataset, problems = datasets.load(name, root)
     if dataset is None:
-        layout = datasets.LAYOUTS.get(name)
-        folder = Path(root) / layout.folder if layout else Path(root)
-        state = "unreadable lists" if folder.is_dir() else ABSENT
-        return Found(name=name, problems=tuple(problems), state=state)
+        return Found(name=name, problems=tuple(problems), state=_without_lists(name, Path(root)))
     counts, names = _counts(dataset), _names(dataset)
     missing, damaged = _pictures(dataset, decode=decode, threads=threads, progress=progress)
     problems += _overlaps(dataset) + _lists(dataset)
@@ -86,6 +83,18 @@ def check(
         counts=(len(dataset.classes), *(len(getattr(dataset, one)) for one in datasets.SPLITS)),
         notes=_notes(dataset),
     )
+
+
+def _without_lists(name: str, root: Path) -> str:
+    """The state of a data set whose lists cannot be had."""
+    layout = datasets.LAYOUTS.get(name)
+    folder = root / layout.folder if layout else root
+    if not folder.is_dir():
+        return ABSENT
+    folders, names = readers.lacks(folder, layout) if layout else ([], [])
+    if folders or names:
+        return f"lacks {', '.join([*folders, *names])}"
+    return "unreadable lists" if layout and layout.split else "other folders or names"
 
 
 def report(found: Found, root: str | os.PathLike) -> str:

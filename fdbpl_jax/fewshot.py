@@ -3,6 +3,7 @@
 import array
 import collections
 import json
+import operator
 import pathlib
 import random
 from collections.abc import Iterable
@@ -20,32 +21,33 @@ def few_shot_indices(
     """The few-shot lists of CoOp and Dassl, as places in the full lists (arXiv 2109.01134).
 
     One `random.Random(seed)` serves both lists. Places are grouped by label, labels in order of first appearance;
-    `shots` of each group are sampled, or all are kept, in order and without a draw, where there are fewer. Validation
-    takes min(shots, 4).
+    `shots` of each group are sampled, or all are kept, in order and without a draw, where there are fewer (Dassl's first
+    versions filled such a group up by drawing from it again). Validation takes min(shots, 4).
 
     Args:
-      train_labels: of the full training list, in its order.
-      val_labels: of the full validation list; empty where a set has none.
+      train_labels: of the full training list, in its order: any values that can be counted, or an array of them.
+      val_labels: of the full validation list, likewise; empty where a set has none.
       shots: pictures per class, at least 1.
       seed: CoOp's are 1, 2 and 3.
 
     Returns:
-      (places in the training list, places in the validation list).
+      (places in the training list, places in the validation list), in the order in which CoOp lists the pictures.
 
     Raises:
       ValueError: shots is below 1.
     """
     if shots < 1:
         raise ValueError(f"shots={shots}: expected a number of pictures per class, at least 1")
-    generator = random.Random(seed)
+    generator = random.Random(operator.index(seed))
     train = _draw(train_labels, shots, generator)
     return train, _draw(val_labels, min(shots, VAL_SHOTS), generator)
 
 
-def _draw(labels: Iterable[int], shots: int, generator: random.Random) -> list[int]:
+def _draw(labels: Any, shots: int, generator: random.Random) -> list[int]:
     # Eight bytes a place: the list may have millions.
     groups: dict[int, array.array] = collections.defaultdict(lambda: array.array("q"))
-    for place, label in enumerate(labels):
+    # The elements of jax's and torch's arrays do not hash as their values do.
+    for place, label in enumerate(labels.tolist() if hasattr(labels, "tolist") else labels):
         groups[label].append(place)
     chosen: list[int] = []
     for group in groups.values():

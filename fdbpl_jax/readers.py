@@ -41,11 +41,9 @@ def read(folder: Path, layout: catalogue.Layout) -> Read:
     """
     if not folder.is_dir():
         return None, [f"the folder {folder} does not exist"]
-    problems = []
-    if not (folder / layout.images).is_dir():
-        problems.append(f"the picture folder {folder / layout.images} does not exist")
-    missing = [name for name in _needs(layout) if not (folder / name).is_file()]
-    for name in missing:
+    folders, names = lacks(folder, layout)
+    problems = [f"the picture folder {folder / name} does not exist" for name in folders]
+    for name in names:
         what = "split file" if name == layout.split else "file"
         problems.append(f"the {what} {folder / name} does not exist; none is ever made up")
     if problems:
@@ -53,10 +51,19 @@ def read(folder: Path, layout: catalogue.Layout) -> Read:
     return READERS[layout.reader](folder, layout)
 
 
-def _needs(layout: catalogue.Layout) -> tuple[str, ...]:
+def lacks(folder: Path, layout: catalogue.Layout) -> tuple[list[str], list[str]]:
+    """The picture folders and the files that a data set's folder should hold and does not."""
+    folders, names = (layout.images,), (catalogue.CLASSNAMES,)
     if layout.reader == "split":
-        return (layout.split,)
-    return AIRCRAFT if layout.reader == "aircraft" else (catalogue.CLASSNAMES,)
+        names = (layout.split,)
+    elif layout.reader == "aircraft":
+        names = AIRCRAFT
+    elif layout.reader == "imagenet":
+        folders = tuple(f"{layout.images}/{split}" for split in IMAGENET)
+    return (
+        [name for name in folders if not (folder / name).is_dir()],
+        [name for name in names if not (folder / name).is_file()],
+    )
 
 
 def split_file(path: Path) -> Read:
@@ -100,21 +107,18 @@ def _aircraft(folder: Path, layout: catalogue.Layout) -> Read:
     return Rows(*lists), problems
 
 
+IMAGENET = ("train", "val")
+
+
 def _imagenet(folder: Path, layout: catalogue.Layout) -> Read:
     """ImageNet: train/ and val/ hold a folder per class; a class's label is its folder's rank, val is judged."""
     names, problems = classnames(folder / catalogue.CLASSNAMES)
     base = folder / layout.images
-    found = {}
-    for split in ("train", "val"):
-        place = base / split
-        if not place.is_dir():
-            problems.append(f"the folder {place} does not exist")
-            continue
-        found[split] = _folders(place)
-        if not found[split]:
-            what = "pictures" if any(map(images.is_image_name, os.listdir(place))) else "nothing"
-            problems.append(f"{place} holds {what} where a folder for each class was expected")
-    if problems or len(found) < 2:
+    found = {split: _folders(base / split) for split in IMAGENET}
+    for place in (base / split for split in IMAGENET if not found[split]):
+        what = "pictures" if any(map(images.is_image_name, os.listdir(place))) else "nothing"
+        problems.append(f"{place} holds {what} where a folder for each class was expected")
+    if problems:
         return None, problems
     train, val = found["train"], found["val"]
     problems += _unnamed(base / "train", train, names)

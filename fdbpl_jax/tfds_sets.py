@@ -266,7 +266,7 @@ def _open(
     folder = _prepared(name, data_dir)
     try:
         # From its files alone: the code that prepares a set may want TensorFlow.
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
         features = builder.info.features
         encoded = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
         found = builder.as_data_source(

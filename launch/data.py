@@ -125,20 +125,24 @@ def _present(root: str) -> list[str]:
         if name != "folder" and layout.present(base)
     ]
     if not found:
-        names = ", ".join(dict.fromkeys((*classification.NAMES, *segmentation.NAMES)))
+        folders = [layout.folder for layout in classification.LAYOUTS.values()]
+        others = [name for name in segmentation.NAMES if name != "folder"]
+        above = base.resolve()
+        hint = f"; {above.name} is one itself: --root={above.parent}" * (above.name in folders)
         raise ValueError(
-            f"--root={root}: none of the known data sets' folders is there ({names}). A folder of your own is checked "
-            "with --dataset=folder"
+            f"--root={root}: none of the known data sets' folders is there{hint}. Looked for {', '.join(folders)} "
+            f"(docs/data.md), and for the segmentation data sets {', '.join(others)} (docs/gba_data.md). A folder of your "
+            "own is checked with --dataset=folder"
         )
     return found
 
 
 def _check(root: str) -> int:
+    if not pathlib.Path(root).is_dir():
+        raise ValueError(f"--root={root}: there is no such folder")
     from fdbpl_jax import check as classification
     from gba_jax import datasets as segmentation
 
-    if not pathlib.Path(root).is_dir():
-        raise ValueError(f"--root={root}: there is no such folder")
     names = _DATASET.value or _present(root)
     kinds = {
         name: kind_of(name, root, _KIND.value) for name in names if not gaze_data.is_gaze(name)

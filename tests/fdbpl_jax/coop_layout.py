@@ -6,6 +6,7 @@ Folders, list files and the form of picture names are the public ones; pictures 
 import functools
 import io
 import json
+import math
 import random
 from collections import defaultdict
 
@@ -46,6 +47,19 @@ def dassl(train, val, shots, seed):
             ]
         )
     return tuple(chosen)
+
+
+def halves(*lists):
+    """CoOp's base and new classes of (train, val, test), after its description: half of the labels that train has."""
+    labels = sorted({item.label for item in lists[0]})
+    middle = math.ceil(len(labels) / 2)
+    return [
+        [
+            [(item.path, kept.index(item.label), item.name) for item in one if item.label in kept]
+            for one in lists
+        ]
+        for kept in (labels[:middle], labels[middle:])
+    ]
 
 
 EUROSAT = {

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from fdbpl_jax import check, datasets
 from tests.fdbpl_jax import coop_layout
@@ -57,8 +59,10 @@ def test_golden_case():
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_labels_in_any_order(seed):
-    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(7), 12)).tolist()
-    val = labels[5:40]
+    """Labels with gaps; some have fewer pictures than shots, one has as many as the most."""
+    draw = np.random.default_rng(seed).permutation
+    labels = draw(np.repeat([0, 3, 4, 9, 12, 40, 41], [12, 20, 3, 17, 1, 30, 16])).tolist()
+    val = draw(np.repeat([0, 3, 4, 9, 40, 50], [5, 4, 3, 1, 30, 8])).tolist()
     for shots in (1, 2, 4, 8, 16):
         made = [
             [types.SimpleNamespace(label=label, place=i) for i, label in enumerate(one)]
@@ -67,6 +71,19 @@ def test_labels_in_any_order(seed):
         wanted = coop_layout.dassl(*made, shots, seed)
         found = datasets.few_shot_indices(labels, val, shots=shots, seed=seed)
         assert found == tuple([item.place for item in one] for one in wanted)
+
+
+def test_kinds_of_labels():
+    """Lists, arrays of each library, generators, names: only which labels are equal matters."""
+    labels, val = [4, 1, 4, 4, 1, 1, 4, 7], [1, 4, 4, 1]
+    wanted = datasets.few_shot_indices(labels, val, shots=2, seed=3)
+    assert all(type(place) is int for one in wanted for place in one)
+    kinds = (np.array, jnp.array, torch.tensor, iter, lambda one: [f"class {i}" for i in one])
+    for kind in kinds:
+        found = datasets.few_shot_indices(kind(labels), kind(val), shots=2, seed=np.int64(3))
+        assert found == wanted
+    with pytest.raises(TypeError):
+        datasets.few_shot_indices(labels, val, shots=2, seed="3")
 
 
 def test_no_labels_and_no_shots():

@@ -95,6 +95,14 @@ def test_few_shot_lists_are_those_of_dassl(root, name, seed):
         chosen = datasets.few_shot(found, shots, seed)
         assert (list(chosen.train), list(chosen.val)) == (train, val)
         assert chosen.test == found.test
+        for part, wanted in zip(("base", "new"), coop_layout.halves(train, val, found.test)):
+            cut = datasets.half(chosen, part)
+            rows = [
+                [(item.path, item.label, item.name) for item in getattr(cut, split)]
+                for split in datasets.SPLITS
+            ]
+            assert rows == wanted
+            assert all(cut.classes[label] == name for one in rows for _, label, name in one)
 
 
 @pytest.mark.parametrize("name", coop_layout.ALL)
@@ -189,6 +197,30 @@ def test_imagenet_with_other_folders(tmp_path):
     assert "4 class folders of " in told
     assert re.search(r"images/val lacks 1 of the class folders of train/: n01443537", told)
     assert re.search(r"images/train lacks 1 of the class folders of val/: n99999999", told)
+
+
+def test_imagenet_without_validation_pictures(tmp_path):
+    coop_layout.write("imagenet", tmp_path)
+    (tmp_path / "imagenet/images/val").rename(tmp_path / "val")
+    (tmp_path / "imagenet/classnames.txt").unlink()
+    found = check.check("imagenet", tmp_path)
+    assert found.state == "lacks images/val, classnames.txt"
+    assert len(found.problems) == 2
+    assert "images/val does not exist" in found.problems[0]
+
+
+def test_states_of_sets_without_lists(tmp_path):
+    for name in ("eurosat", "imagenetv2"):
+        coop_layout.write(name, tmp_path)
+    split = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
+    split.write_text('{"train": [')
+    assert check.check("eurosat", tmp_path).state == "unreadable lists"
+    split.unlink()
+    assert check.check("eurosat", tmp_path).state == "lacks split_zhou_EuroSAT.json"
+    (tmp_path / "imagenetv2/imagenetv2-matched-frequency-format-val/3").rename(tmp_path / "3")
+    assert check.check("imagenetv2", tmp_path).state == "other folders or names"
+    assert check.check("folder", tmp_path / "3").state == "other folders or names"
+    assert check.check("dtd", tmp_path).state == "absent"
 
 
 def test_validation_pictures_that_were_not_sorted(tmp_path):

@@ -42,8 +42,15 @@ def test_check_tells_everything_and_exits_with_1(tmp_path, capsys):
 
 
 def test_check_without_names_looks_for_all_known_data_sets(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"none of the known data sets.*--dataset=folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"none of the known data sets' folders is there\. .*caltech-101.*--dataset=folder",
+    ):
         run("check", tmp_path)
+    inner = tmp_path / "inner" / "dtd"
+    inner.mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"there; dtd is one itself: --root={inner.parent}"):
+        run("check", inner)
     trees.voc(tmp_path)
     trees.ade20k_150(tmp_path)
     (tmp_path / "caltech-101").mkdir()
@@ -177,8 +184,8 @@ def test_a_table_of_all_sets(tmp_path, capsys):
     }
     assert table["dtd"] == ["3", "15", "6", "9", "1 picture missing, 1 damaged, other counts"]
     assert table["imagenet_a"] == ["3", "0", "0", "9", "other counts"]
-    assert table["oxford_pets"] == ["-", "-", "-", "-", "unreadable lists"]
-    assert table["ucf101"] == ["-", "-", "-", "-", "absent"]
+    assert table["oxford_pets"] == [*"----", "lacks images, split_zhou_OxfordPets.json"]
+    assert table["ucf101"] == [*"----", "absent"]
     assert "what to fetch for one that is absent: --dataset=imagenet" in out
 
 
@@ -253,12 +260,12 @@ def test_scenes_are_written_and_found_in_order(tmp_path, capsys, monkeypatch):
 
 def test_the_command_ends_in_words(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "launch.data", "check", f"--root={tmp_path}", "--dataset=voc22"],
+        [sys.executable, "-m", "launch.data", "check", f"--root={tmp_path / 'nowhere'}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("launch.data: --dataset=voc22: no known data set has this name")
+    assert "nowhere: there is no such folder" in done.stderr
     assert "Traceback" not in done.stderr
