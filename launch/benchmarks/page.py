@@ -90,7 +90,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["work"].replace("|", "\\|"),
             timing.text(row["ours"], row["unit"]),
             timing.text(row["other"], row["unit"]),
-            timing.ratio_text(row["ratio"]),
+            timing.ratio_text(row["ratio"]) + timing.spread_text(row.get("spread")),
         ][: len(heads)]
         for row in rows
     ]

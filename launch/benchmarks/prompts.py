@@ -51,6 +51,9 @@ _TOWERS = flags.DEFINE_list("towers", ["tiny"], "prompts: sizes, of tiny, b32")
 _LEARNERS = flags.DEFINE_list("learners", list(WORKS), "prompts: which rows")
 
 TEMPLATE = "a photo of a {}."
+# A turn of one side lasts at least this long.
+SHORTEST_S = 0.2
+LOSS_RTOL = 1e-3
 Call = Callable[[], Any]
 
 
@@ -87,8 +90,8 @@ def b32() -> Size:
     """ViT-B/32 and ViT-B/16 with random weights and the embedded pair's words."""
     return Size(
         name="B/32",
-        student=_random(clip.VisionConfig(patch_size=32), seed=0),
-        teacher=_random(clip.VisionConfig(patch_size=16), seed=1),
+        student=random_clip(clip.VisionConfig(patch_size=32), clip.TextConfig(), seed=0),
+        teacher=random_clip(clip.VisionConfig(patch_size=16), clip.TextConfig(), seed=1),
         classes=world.CLASSES_BY_SHAPE[:50],
         repeats=2,
     )
@@ -97,15 +100,21 @@ def b32() -> Size:
 SIZES: dict[str, Callable[[], Size]] = {"tiny": tiny, "b32": b32}
 
 
-def _random(vision: clip.VisionConfig, *, seed: int) -> clip.Clip:
+def random_clip(
+    vision: clip.VisionConfig, text: clip.TextConfig, *, seed: int, projection: int = 512
+) -> clip.Clip:
+    """Towers with random weights, the published temperature, and the embedded pair's words."""
     embedded = clip.load(world.pair("student"))
     ids = {
-        name: getattr(embedded.config.text, f"{name}_token_id") for name in ("bos", "eos", "pad")
+        f"{name}_token_id": getattr(embedded.config.text, f"{name}_token_id")
+        for name in ("bos", "eos", "pad")
     }
-    text = clip.TextConfig(**{f"{name}_token_id": number for name, number in ids.items()})
-    config = clip.ClipConfig(vision=vision, text=text)
+    text = dataclasses.replace(text, **ids)
+    config = clip.ClipConfig(vision=vision, text=text, projection_dim=projection)
     params = jax.jit(lambda key: clip.init(config, key=key))(jax.random.key(seed))
-    return clip.Clip(config=config, params=params, tokenizer=embedded.tokenizer)
+    params |= {"logit_scale": jnp.log(jnp.float32(100))}
+    tokenizer = clip.Tokenizer(embedded.tokenizer.folder, text)
+    return clip.Clip(config=config, params=params, tokenizer=tokenizer)
 
 
 def run() -> list[dict[str, Any]]:
@@ -133,12 +142,35 @@ def learner_rows(rows: timing.Rows, size: Size, work: str, pair: tuple | None) -
     batch = make_batch(opened, size)
     ours, values = ours_call(opened, batch)
     theirs = torch_calls(opened, values, batch, pair) if pair else {}
-    seconds, *others = timing.in_turns([ours, *theirs.values()], repeats=size.repeats)
+    # The first step of each side compiles and warms up, and shows that both do the same.
+    check_losses(work, ours()[0], {name: call() for name, call in theirs.items()})
+    calls = [ours, *theirs.values()]
+    seconds, *others = timing.rounds(calls, repeats=size.repeats, shortest_s=SHORTEST_S)
     label = f"{size.name}, {work}, batch {opened.config.batch_size}"
     if not theirs:
-        rows.add(label, seconds)
+        rows.add_rounds(label, seconds)
     for name, other in zip(theirs, others, strict=True):
-        rows.add(f"{label}: JAX, {name}", seconds, other)
+        rows.add_rounds(f"{label}: against {name}", seconds, other)
+
+
+def check_losses(work: str, ours: Any, theirs: Mapping[str, Any]) -> None:
+    """See that the losses of a step are the same.
+
+    Args:
+      work: whose they are.
+      ours: of the JAX side.
+      theirs: by name of the other sides.
+
+    Raises:
+      RuntimeError: they are not, and times would compare different work.
+    """
+    values = {"JAX": float(ours), **{name: float(value) for name, value in theirs.items()}}
+    if not np.allclose(list(values.values()), values["JAX"], rtol=LOSS_RTOL, atol=0):
+        told = ", ".join(f"{value:.7g} ({name})" for name, value in values.items())
+        raise RuntimeError(
+            f"{work}: the first step's losses are {told}, expected equal to {LOSS_RTOL:g} of their size: the two sides "
+            "do not do the same work, and their times say nothing"
+        )
 
 
 def open_work(size: Size, work: str) -> inputs.Inputs:
@@ -221,7 +253,7 @@ def _unit_rows(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
 
 
 def ours_call(opened: inputs.Inputs, batch: Mapping[str, np.ndarray]) -> tuple[Call, dict]:
-    """(a step whose state goes on from call to call, the trainable values before the first)."""
+    """(a step whose state goes on from call to call and that returns its metrics, the loss first; the values before it)."""
     job: Task = task.of_inputs(opened)
     mesh = sharding.make_mesh(None)
     first, frozen, shardings = step_lib.init(job, mesh, seed=0)
@@ -234,7 +266,7 @@ def ours_call(opened: inputs.Inputs, batch: Mapping[str, np.ndarray]) -> tuple[C
 
     def call():
         state[0], metrics = step(state[0], frozen, placed, key)
-        return metrics
+        return metrics.values
 
     return call, values
 

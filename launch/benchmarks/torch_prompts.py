@@ -86,7 +86,8 @@ def text_features(model: CLIPModel, ids: torch.Tensor, prompts: Sequence = ()) -
         if 0 < i < len(prompts):
             x = _replace(x, prompts[i])
         x = layer(x, None, is_causal=True)
-    end = (ids == model.config.text_config.eos_token_id).int().argmax(1)
+    config: Any = model.config.text_config
+    end = torch.eq(ids, config.eos_token_id).int().argmax(1)
     return _unit(model.text_projection(tower.final_layer_norm(x[torch.arange(len(x)), end])))
 
 
@@ -177,8 +178,10 @@ def _prompts(tree: Tensors, sign: str) -> list[torch.Tensor]:
 def _texts(work: Work, tree: Tensors, fixed: torch.Tensor | None) -> list[torch.Tensor]:
     """Text features under every prompt set: all sets in one pass."""
     signs = [sign for sign in ("positive", "negative") if sign in tree.get("context", {})]
+    # What is not learned is fixed.
+    given = [] if fixed is None else [fixed]
     if not signs:
-        return [fixed]
+        return given
     count = len(work.ids)
     layers = zip(*(_prompts(tree, sign) for sign in signs))
     stacked = [
@@ -186,7 +189,7 @@ def _texts(work: Work, tree: Tensors, fixed: torch.Tensor | None) -> list[torch.
         for layer in layers
     ]
     learned = text_features(work.student, work.ids.repeat(len(signs), 1), stacked)
-    return [*([] if fixed is None else [fixed]), *learned.split(count)]
+    return [*given, *learned.split(count)]
 
 
 def _conditional(work: Work, tree: Tensors, image: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from gba_jax.adapters import pcnorm
 from gba_jax.backbones import Backbone
 from gba_jax.config import Config
 from gba_jax.hosts.cost import CostConfig
-from launch.benchmarks import gba, gba_hosts, timing, torch_fourier
+from launch.benchmarks import gba, gba_hosts, page, timing, torch_fourier
 
 KEY = jax.random.key(3)
 
@@ -107,3 +107,25 @@ def test_turns_report_the_shortest_of_each():
     assert calls == ["a", "b"] * 3
     assert len(times) == 2
     assert min(times) >= 0
+
+
+def test_rounds_keep_the_time_of_every_turn():
+    calls = []
+    times = timing.rounds(
+        [lambda: calls.append("a"), lambda: calls.append("b")], repeats=2, shortest_s=0.001
+    )
+    # A turn repeats its call; which side's turn it is changes four times.
+    assert len(calls) > 4
+    assert [one for one, next_ in zip(calls, [*calls[1:], ""]) if one != next_] == ["a", "b"] * 2
+    assert [len(column) for column in times] == [2, 2]
+
+
+def test_rounds_give_medians_and_the_spread_of_their_ratios(capsys):
+    rows = timing.Rows("title")
+    rows.add_rounds("work", [1.0, 2.0, 4.0], [2.0, 6.0, 6.0])
+    rows.add_rounds("alone", [1.0, 2.0, 4.0])
+    both, alone = rows.rows
+    assert (both["ours"], both["other"], both["ratio"], both["spread"]) == (2, 6, 3, [1.5, 3])
+    assert (alone["ours"], alone["other"]) == (2, None)
+    assert "3.00x (1.50 to 3.00)" in capsys.readouterr().out
+    assert "| 3.00x (1.50 to 3.00) |" in page.table(rows.rows)

@@ -1,6 +1,5 @@
 """The benchmark's torch side does the same work: its steps are those of the learners' oracle, and its losses are ours."""
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -120,17 +119,14 @@ def test_the_reference_makes_the_oracles_step(work, problem, monkeypatch):
 
 @pytest.fixture(scope="module")
 def size():
-    embedded = clip.load(world.pair("student"))
     vision = clip.VisionConfig(
         image_size=16, patch_size=8, width=24, layers=2, heads=2, mlp_width=32
     )
-    ends = {"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0}
+    # Longer sentences than those of the embedded pair, whose words these are.
     text = clip.TextConfig(
-        vocab_size=55, context_length=32, width=16, layers=2, heads=2, mlp_width=32, **ends
+        vocab_size=55, context_length=40, width=16, layers=2, heads=2, mlp_width=32
     )
-    shape = clip.ClipConfig(vision=vision, text=text, projection_dim=16)
-    params = jax.jit(lambda key: clip.init(shape, key=key))(jax.random.key(0))
-    model = clip.Clip(config=shape, params=params, tokenizer=embedded.tokenizer)
+    model = prompts.random_clip(vision, text, seed=0, projection=16)
     return prompts.Size(
         name="toy",
         student=model,
@@ -152,27 +148,38 @@ def test_both_sides_have_the_same_loss(work, size):
     opened = prompts.open_work(size, work)
     batch = prompts.make_batch(opened, size)
     ours, values = prompts.ours_call(opened, batch)
-    first = float(ours().values[0])
+    first = float(ours()[0])
     theirs = prompts.torch_calls(opened, values, batch, prompts.torch_pair(size))
-    assert len(theirs) == (2 if opened.config.signs else 1)
+    full, *trimmed = theirs
+    assert full == ("torch, 40 tokens" if opened.config.signs else "torch")
+    assert len(trimmed) == bool(opened.config.signs)
     for call in theirs.values():
         np.testing.assert_allclose(call(), first, rtol=1e-4)
 
 
 def test_rows(size, monkeypatch, capsys):
-    none = lambda *_: None
-    monkeypatch.setattr(prompts, "ours_call", lambda *_: (none, {}))
-    calls = {"torch, 32 tokens": none, "torch, 10 tokens": none}
+    monkeypatch.setattr(prompts, "SHORTEST_S", 0.0)
+    monkeypatch.setattr(prompts, "ours_call", lambda *_: (lambda: np.array([1.5, 0.0]), {}))
+    calls = {"torch, 40 tokens": lambda: 1.5, "torch, 10 tokens": lambda: 1.5001}
     monkeypatch.setattr(prompts, "torch_calls", lambda *_: calls)
     rows = timing.Rows("title")
     prompts.learner_rows(rows, size, "maple", (None, None))
     prompts.learner_rows(rows, size, "coop", None)
     assert [row["work"] for row in rows.rows] == [
-        "toy, maple, batch 4: JAX, torch, 32 tokens",
-        "toy, maple, batch 4: JAX, torch, 10 tokens",
+        "toy, maple, batch 4: against torch, 40 tokens",
+        "toy, maple, batch 4: against torch, 10 tokens",
         "toy, coop, batch 32",
     ]
     assert [row["other"] is None for row in rows.rows] == [False, False, True]
+    assert ["spread" in row for row in rows.rows] == [True, True, False]
+
+
+def test_sides_that_do_different_work_are_not_compared():
+    prompts.check_losses("coop", 2.0, {"torch": 2.001})
+    with pytest.raises(RuntimeError, match=r"coop: .* 2 \(JAX\), 2.01 \(torch, 77 tokens\)"):
+        prompts.check_losses("coop", 2.0, {"torch, 77 tokens": 2.01})
+    with pytest.raises(RuntimeError, match="nan"):
+        prompts.check_losses("coop", 2.0, {"torch": float("nan")})
 
 
 def test_unknown_rows_are_named(monkeypatch):
