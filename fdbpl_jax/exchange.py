@@ -15,6 +15,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from core_jax import clip
@@ -25,6 +26,8 @@ from fdbpl_jax import average, foreign
 
 # What the contexts of those repositories start from, where they start from words.
 _START = "a photo of a"
+# What the metadata of a file says that was written here.
+SAID = {"learner", "words", "class_token_position", "student", "student_digest"}
 # Float16 and sums of it, which PromptSRC's average over epochs makes of frozen weights, keep more than this.
 _NEAR = 0.02
 
@@ -55,7 +58,7 @@ class Imported:
 
 
 def read_file(path: str | pathlib.Path, student: clip.Clip, *, learner: str = "") -> Imported:
-    """Learned prompts from a safetensors file; see `read`.
+    """Learned prompts from a safetensors file; see `read`. The metadata of a file of `write_file` says what tensors do not.
 
     Raises:
       ExchangeError: it is a pickled checkpoint (the message holds the conversion to run), is no safetensors file, or does not
@@ -66,7 +69,7 @@ def read_file(path: str | pathlib.Path, student: clip.Clip, *, learner: str = ""
         raise ExchangeError(f"{path}: there is no such file")
     try:
         with open_tensors([path]) as tensors:
-            return read(tensors, student, learner=learner)
+            return read(tensors, student, learner=learner, said=_said(path))
     except clip.WeightsError as error:
         with open(path, "rb") as file:
             start = file.read(2)
@@ -74,6 +77,13 @@ def read_file(path: str | pathlib.Path, student: clip.Clip, *, learner: str = ""
         raise ExchangeError(_refusal(path) if pickled else str(error)) from None
     except ExchangeError as error:
         raise ExchangeError(f"{path}: {error}") from None
+
+
+def _said(path: pathlib.Path) -> dict[str, str]:
+    """The metadata of a file, where it was written here."""
+    with safetensors.safe_open(path, "numpy") as file:
+        found = file.metadata() or {}
+    return found if found.keys() >= SAID else {}
 
 
 def _refusal(path: pathlib.Path) -> str:
@@ -90,13 +100,21 @@ def _refusal(path: pathlib.Path) -> str:
     )
 
 
-def read(tensors: Mapping[str, np.ndarray], student: clip.Clip, *, learner: str = "") -> Imported:
+def read(
+    tensors: Mapping[str, np.ndarray],
+    student: clip.Clip,
+    *,
+    learner: str = "",
+    said: Mapping[str, str] | None = None,
+) -> Imported:
     """Learned prompts from the tensors of a public repository's checkpoint.
 
     Args:
       tensors: all of them, by name; float32, float16 or bfloat16.
       student: the CLIP that the prompts were learned with.
       learner: whose they are, where the tensors leave that open; empty: the file decides.
+      said: the keys of SAID, of prompts that were written here; without them what tensors leave open is guessed, and a
+        note says so.
 
     Raises:
       ExchangeError: no family has such tensors; or some are missing, unknown, of another shape, not finite, or belong to
@@ -113,7 +131,8 @@ def read(tensors: Mapping[str, np.ndarray], student: clip.Clip, *, learner: str 
     family = foreign.FAMILIES[name]
     prefix = "" if "ctx" in tensors else foreign.LEARNER
     sizes = foreign.sizes_of_tensors(tensors, family, prefix)
-    learner = _learner(tensors, name, sizes, learner)
+    said = said or {}
+    learner = _learner(tensors, name, sizes, learner or said.get("learner", ""))
     shapes, problems = foreign.shapes(family, sizes, student.config)
     nested: dict[str, Any] = {}
     try:
@@ -121,13 +140,13 @@ def read(tensors: Mapping[str, np.ndarray], student: clip.Clip, *, learner: str 
         nested = table.read(tensors, rows, shapes, ignored=ignored)
     except clip.WeightsError as error:
         problems += [line.strip() for line in str(error).splitlines()[1:]]
-    problems += _of_another_model(tensors, prefix, student)
+    problems += _of_another_model(tensors, prefix, student, said)
     _raise(f"taken for prompts of {name} ({sizes}), they do not fit the student", problems)
     trainable, stats = jax.tree.map(jnp.asarray, foreign.pack(nested))
     if learner == "promptsrc":
         # What PromptSRC saves in the end is the average.
         trainable = average.start(trainable)
-    settings, notes = _settings(tensors, family, prefix, sizes, student)
+    settings, notes = _settings(tensors, family, prefix, sizes, student, said)
     return Imported(
         family=name,
         learner=learner,
@@ -158,15 +177,21 @@ def _learner(tensors: Mapping[str, np.ndarray], name: str, sizes: foreign.Sizes,
 
 
 def _of_another_model(
-    tensors: Mapping[str, np.ndarray], prefix: str, student: clip.Clip
+    tensors: Mapping[str, np.ndarray], prefix: str, student: clip.Clip, said: Mapping[str, str]
 ) -> list[str]:
     """What shows that the prompts were learned with another CLIP; several have towers of the same widths."""
+    if said and said["student_digest"] != (ours := clip.weights_digest(student.params)):
+        return [
+            f"another model: they were learned with {said['student']}, weights {said['student_digest'][:12]}; the student's "
+            f"are {ours[:12]}"
+        ]
     text, vision = student.params["text"], student.params["vision"]
     known = {
         f"{prefix}token_prefix": text["token_embedding"][student.tokenizer.start],
         "text_encoder.ln_final.weight": text["final_norm"]["scale"],
     }
-    if isinstance(student.config, clip.ClipConfig):
+    # Names of a ResNet are in no file: where the image tower is saved, tokens were learned in it.
+    if isinstance(student.config.vision, clip.VisionConfig):
         known["image_encoder.class_embedding"] = vision["class_embedding"]
         known["image_encoder.conv1.weight"] = np.transpose(vision["patch"]["kernel"], (3, 2, 0, 1))
     problems = []
@@ -190,26 +215,29 @@ def _settings(
     prefix: str,
     sizes: foreign.Sizes,
     student: clip.Clip,
+    said: Mapping[str, str],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the configuration has to say, and what the file leaves open."""
     settings: dict[str, Any] = {}
     notes = []
     if sizes.context:
-        words, note = "", ""
-        if family.cut:
+        words, note = said.get("words", ""), ""
+        if family.cut and not said:
             words, note = _words(tensors, f"{prefix}token_suffix", sizes.context[-1], student)
         notes += [note] if note else []
         settings = {
             "prompt.context": sizes.context[-1],
             # Nothing starts from words: everything is in the file.
             "prompt.context_init": "",
-            "prompt.words": words,
             "prompt.depth": sizes.depth,
             "prompt.class_specific": len(sizes.context) == 2,
         }
+        settings |= {} if words is None else {"prompt.words": words}
     if sizes.tokens:
         settings |= {"visual.tokens": sizes.tokens, "visual.depth": sizes.visual_depth}
-    if not family.whole:
+    if said and sizes.context:
+        settings["prompt.class_token_position"] = said["class_token_position"]
+    elif not family.whole:
         notes.append(
             "A file does not say where the class name stands: prompt.class_token_position has to be what it was in training."
         )
@@ -223,8 +251,8 @@ def _settings(
 
 def _words(
     tensors: Mapping[str, np.ndarray], name: str, context: int, student: clip.Clip
-) -> tuple[str, str]:
-    """The fixed words between context and class name, and a note where they are a guess."""
+) -> tuple[str | None, str]:
+    """The fixed words between context and class name, None where they are not known, and a note where they are a guess."""
     rest = " ".join(_START.split()[context:])
     try:
         ids = student.tokenizer.encode(rest)
@@ -242,7 +270,15 @@ def _words(
     same = theirs.shape[1:] == ours.shape and np.linalg.norm(
         theirs - ours[None]
     ) <= _NEAR * np.linalg.norm(np.broadcast_to(ours, theirs.shape))
-    return (rest if same else ""), ""
+    if same:
+        return rest, ""
+    behind = np.asarray(tensors[name], np.float32)[:, 0]
+    if len(behind) > 1 and not np.ptp(behind, axis=0).any():
+        return None, (
+            f"All sentences of the file go on with the same word behind the {context} learned vectors, and it is not {rest!r}: "
+            "if it is no part of the class names, prompt.words has to be what it was in training."
+        )
+    return "", ""
 
 
 def write(
@@ -304,7 +340,7 @@ def write_file(
       stats: as for `write`.
       student: as for `write`.
       dtype: as for `write`.
-      about: the file's metadata.
+      about: the file's metadata; with the keys of SAID `read_file` has nothing to guess.
 
     Returns:
       The tensors.

@@ -227,7 +227,7 @@ def sizes_of_tensors(tensors: Mapping[str, np.ndarray], family: Family, prefix: 
     if _CONTEXT in family.rows:
         found = shape(f"{prefix}ctx") or shape(f"{prefix}compound_prompts_text.0")
         context = found[-2:-1] or (1,)
-        if len(found) == 3 and not family.whole:
+        if len(found) == 3 and not family.parts & {"coupling", "meta"}:
             context = found[:2]
     return Sizes(
         context=context,

@@ -215,6 +215,7 @@ def predictor(
         features = {sign: np.asarray(encode(tower, prompts, sign))[0] for sign in shared}
     if "positive" not in features and by_picture is None:
         features["positive"] = _fixed(settings, model, names)
+        _check_width(settings, prompts, features["positive"].shape[1])
     return Predictor(
         names=names,
         student=prompted.student(model, settings.student, prompts, stats, dtype=dtype),
@@ -232,6 +233,16 @@ def _check_count(settings: configs.Config, context: Mapping[str, Any], given: in
         raise PredictError(
             f"this run learned a context for each of {count} classes, and {given} names were given: "
             "give the names it was trained on"
+        )
+
+
+def _check_width(settings: configs.Config, prompts: Mapping[str, Any], width: int) -> None:
+    """Refuse a teacher into whose space a projector does not lead."""
+    learned = prompts["projector"]["norm"]["scale"].shape[0] if "projector" in prompts else width
+    if learned != width:
+        raise PredictError(
+            f"this run's projector leads to {learned} channels, and features of the teacher {settings.teacher} have {width}: "
+            "set config.teacher to the CLIP that it was learned with"
         )
 
 

@@ -75,7 +75,8 @@ _PROJECTED = (
     "{teacher}, whose text features the classes are."
 )
 _FOREIGN = (
-    "The picture features are those of an image tower that transformers' CLIPModel does not have."
+    "The picture features are those of the CLIP as it is, which transformers' CLIPModel does not open. With any library that "
+    "does, probabilities are softmax(scale * cosine with `class_embeddings`)."
 )
 _MOST_NAMES = 12
 
@@ -99,7 +100,7 @@ def export(workdir: str | Path, out: str | Path, *, names: Sequence[str] | None 
 
     import fdbpl_jax
     from core_jax.data import files
-    from fdbpl_jax import average, exchange, foreign, towers
+    from fdbpl_jax import average, exchange, towers
 
     config, trainable, stats, pins = prompts_lib.learned(workdir)
     if "meta" in trainable:
@@ -121,42 +122,46 @@ def export(workdir: str | Path, out: str | Path, *, names: Sequence[str] | None 
     out = Path(out)
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
     files.atomic_write(out / CLASSIFIER, safetensors.numpy.save(tensors, {"format": "pt", **facts}))
-    judged, student = average.judged(trainable), towers.load(config.student)
-    if foreign.family_of_tree(judged) is not None:
-        facts = prompts_lib.about(config, pins)
-        exchange.write_file(out / PROMPTS, trainable, stats, student, about=facts)
+    student, facts = towers.load(config.student), prompts_lib.about(config, pins)
+    exchange.write_file(out / PROMPTS, trainable, stats, student, about=facts)
     config_text = json.dumps(config_lib.to_json(config), indent=2, sort_keys=True)
     files.atomic_write(out / "config.json", config_text + "\n")
-    use = _use(config, judged, student)
+    use = _use(config, average.judged(trainable))
     card = _card(config, predictor, use, _last_results(workdir), Path(workdir) / runs.ORIGIN)
     files.atomic_write(out / "README.md", card)
     return card
 
 
 def _last_results(workdir: str | Path) -> list[dict[str, Any]]:
-    """The newest line of each part of the classes in results.jsonl; none before an evaluation."""
+    """The newest line of each data set and part of its classes in results.jsonl; none before an evaluation."""
     from core_jax.train import writers
 
     lines = writers.read_jsonl(Path(workdir) / runs.RESULTS)
-    return list({line["split"]: line for line in lines if "split" in line}.values())
+    return list({(line["dataset"], line["split"]): line for line in lines}.values())
 
 
-def _use(config: Any, prompts: Any, student: Any) -> str:
-    from core_jax import clip
-
+def _use(config: Any, prompts: Any) -> str:
     own = functools.partial(_OWN.format, prompts=PROMPTS, learner=config.learner)
     if "projector" in prompts:
         return own(why=_PROJECTED.format(teacher=config.teacher))
     if "visual" in prompts or "coupling" in prompts:
         return own(why=_VISUAL)
-    if not isinstance(student.config, clip.ClipConfig):
-        return own(why=_FOREIGN)
-    source, name = repr(str(config.student)).replace("'", '"'), str(config.student)
-    lines = ""
+    name = str(config.student)
     if name.startswith("world:"):
         source = f'world.pair("{name.removeprefix("world:")}")'
         lines = "\nfrom core_jax import world\n"
-    return _PLAIN.format(classifier=CLASSIFIER, source=source, lines=lines)
+        return _PLAIN.format(classifier=CLASSIFIER, source=source, lines=lines)
+    if not _is_huggingface(name):
+        return own(why=_FOREIGN)
+    return _PLAIN.format(classifier=CLASSIFIER, source=json.dumps(name), lines="")
+
+
+def _is_huggingface(student: str) -> bool:
+    """Whether transformers opens a model: its config.json describes both towers, as timm's beside OpenCLIP's does not."""
+    from core_jax import clip
+
+    path = clip.resolve(student) / "config.json"
+    return path.is_file() and "vision_config" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _card(config: Any, predictor: Any, use: str, results: Sequence[dict], origin: Path) -> str:

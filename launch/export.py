@@ -11,6 +11,7 @@ Under a minute. `python -m launch.prompts export` writes the prompts alone.
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,14 +50,14 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from launch import classifier, pictures
 
-    workdir, out, classes = (flags.FLAGS[name].value for name in ("workdir", "out", "classes"))
-    if config_lib.from_workdir(workdir).get("task") == "fdbpl":
-        names = None if classes is None else pictures.read_classes(classes)
-        print(classifier.export(workdir, out, names=names))
+    values: Any = flags.FLAGS
+    if config_lib.from_workdir(values.workdir).get("task") == "fdbpl":
+        names = None if values.classes is None else pictures.read_classes(values.classes)
+        print(classifier.export(values.workdir, values.out, names=names))
         return
-    if classes is not None:
+    if values.classes is not None:
         raise config_lib.ConfigError("--classes: only runs of task fdbpl are classifiers")
-    print(export(workdir, out))
+    print(export(values.workdir, values.out))
 
 
 def export(workdir: str | Path, out: str | Path) -> str:

@@ -206,9 +206,10 @@ def learned(
 
 
 def about(config: ml_collections.ConfigDict, pins: Mapping[str, str]) -> dict[str, str]:
-    """What the metadata of an exported file says of a run."""
-    names = ("learner", "method", "student")
-    return {name: str(config[name]) for name in names} | {"student_digest": pins["student"]}
+    """What the metadata of an exported file says of a run: `exchange.SAID`, and the method."""
+    said = {name: str(config[name]) for name in ("learner", "method", "student")}
+    said |= {name: str(config.prompt[name]) for name in ("words", "class_token_position")}
+    return said | {"student_digest": pins["student"]}
 
 
 def show_words(values: Any) -> None:

@@ -30,8 +30,8 @@ def adopt(
 ) -> None:
     """Begin a work directory with given parameters: config.json and the checkpoint of step 0.
 
-    What evaluates, predicts or resumes a run takes it for one. A run that is resumed from here trains all of its steps, from these arrays on; its task has to be elastic, since no
-    position in its data was ever saved.
+    What evaluates, predicts or resumes a run takes it for one. A run that is resumed from here trains all of its steps,
+    from these arrays on; its task has to be elastic, since no position in its data was ever saved.
 
     Args:
       task: whose parameters these are.

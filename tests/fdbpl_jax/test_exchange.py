@@ -108,7 +108,14 @@ def features(student, found, pixels):
 
 
 # KgCoOp's and IVLP's arrays are those of CoOp and PromptSRC.
-@pytest.mark.parametrize("kind", sorted({*repositories.KINDS} - {"kgcoop", "ivlp"}))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        # PromptSRC's context is CoOp's and more.
+        pytest.param("coop", marks=pytest.mark.slow),
+        *sorted({*repositories.KINDS} - {"coop", "kgcoop", "ivlp"}),
+    ],
+)
 def test_features_of_imported_prompts_are_those_of_the_torch_module(kind, student, models):
     model = models[kind]
     found = exchange.read(model.saved(), student)
@@ -199,6 +206,34 @@ def test_sentences_in_the_file_say_whether_words_follow_the_context(student, mod
     found = exchange.read(saved, student)
     assert found.settings["prompt.words"] == ""
     assert found.notes == ()
+    # Another word behind the context than the published one: the configuration has to know it.
+    saved["prompt_learner.token_suffix"] = np.ones_like(saved["prompt_learner.token_suffix"])
+    found = exchange.read(saved, student)
+    assert "prompt.words" not in found.settings
+    assert re.search(r"not 'of a': .* prompt\.words has to be", " ".join(found.notes))
+
+
+def test_a_file_written_here_leaves_nothing_to_guess(student, models, tmp_path):
+    """Context of two that no words follow, of ProGrad, the name in front: no tensor says any of it."""
+    width, path = student.config.text.width, tmp_path / "own.safetensors"
+    about = {
+        "learner": "prograd",
+        "words": "",
+        "class_token_position": "front",
+        "student": "tiny",
+        "student_digest": clip.weights_digest(student.params),
+    }
+    trainable = {"context": {"positive": jnp.ones((2, width))}}
+    exchange.write_file(path, trainable, {}, student, about=about)
+    found = exchange.read_file(path, student)
+    assert (found.learner, found.notes) == ("prograd", ())
+    assert found.settings["prompt.class_token_position"] == "front"
+    found = exchange.read(models["maple"].saved(), student, said=about | {"learner": "maple"})
+    assert (found.settings["prompt.words"], found.notes) == ("", ())
+    # Another model of the same widths, which no tensor of the file would show.
+    exchange.write_file(path, trainable, {}, student, about=about | {"student_digest": "0" * 64})
+    with pytest.raises(exchange.ExchangeError, match="learned with tiny, weights 000000000000; "):
+        exchange.read_file(path, student)
 
 
 def test_a_context_for_each_class_and_deep_text_alone(student, models):
@@ -218,6 +253,24 @@ def test_a_context_for_each_class_and_deep_text_alone(student, models):
         "text_encoder.transformer.resblocks.1.VPT_shallow",
         "text_encoder.transformer.resblocks.2.VPT_shallow",
     ]
+    # Deep prompts are shared where each class has a context.
+    found.trainable["context"]["positive"] = jnp.ones((3, 4, width))
+    again = exchange.read(exchange.write(found.trainable, {}, student), student)
+    assert again.settings["prompt.class_specific"] is True
+    jax.tree.map(np.testing.assert_array_equal, again.trainable, found.trainable)
+
+
+def test_a_student_with_a_resnet_takes_text_prompts_alone(student, models):
+    config = dataclasses.replace(student.config, vision=clip.ResNetVisionConfig(image_size=32))
+    resnet = clip.Clip(config, {"text": student.params["text"], "vision": {}}, student.tokenizer)
+    for kind in ("coop", "cocoop"):
+        saved = models[kind].saved()
+        found = exchange.read(saved, resnet)
+        np.testing.assert_array_equal(found.trainable["context"]["positive"], saved["ctx"])
+        assert exchange.write(found.trainable, {}, resnet).keys() == learned_names(models[kind])
+    for kind in ("maple", "ivlp", "promptsrc", "vpt", "promptkd"):
+        with pytest.raises(exchange.ExchangeError, match="are tokens of a ViT, and the student's"):
+            exchange.read(models[kind].saved(), resnet)
 
 
 def test_the_average_is_written_and_negative_prompts_stay_behind(student, models):

@@ -12,7 +12,8 @@ import safetensors.numpy
 from core_jax import clip
 from core_jax.clip import openclip
 from core_jax.data import images
-from fdbpl_jax import build, datasets, lookup, prompts, task, towers, visual
+from fdbpl_jax import build, datasets, lookup, prompted, prompts, task, towers
+from fdbpl_jax import config as configs
 from tests.fdbpl_jax.conftest import WORDS
 
 STEPS = {"epochs": 1, "batch_size": 4}
@@ -71,6 +72,25 @@ def resnets(tmp_path_factory):
     }
 
 
+def test_both_towers_see_what_the_model_sees(resnets):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    flip = np.array([False, True])
+    encode = jax.jit(clip.encode_image, static_argnums=1)
+    for name, tower in (("student", towers.student), ("teacher", _as_teacher)):
+        model = clip.load(resnets[name])
+        found = tower(model, name, dtype="float32")
+        assert (found.image_size, found.digest) == (32, clip.weights_digest(model.params))
+        seen = np.stack([pixels[0], pixels[1, :, ::-1]])
+        normal = clip.normalise(jnp.asarray(seen), model.config, jnp.dtype("float32"))
+        expected = clip.unit(encode(model.params, model.config, normal))
+        np.testing.assert_allclose(found.features(pixels, flip), expected, atol=1e-5)
+
+
+def _as_teacher(model, name, *, dtype):
+    return towers.teacher(model, name, ("red circle", "blue ring"), "a photo of a {}.", dtype=dtype)
+
+
+@pytest.mark.slow
 def test_online_distillation_trains_the_context_alone(resnets, settings):
     online = task.build(
         settings(method="kdpl", teacher_source="online", lookup__dir="", **resnets, **STEPS)
@@ -102,6 +122,7 @@ def test_online_distillation_trains_the_context_alone(resnets, settings):
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_a_lookup_of_its_labels_and_features(resnets, settings, tmp_path):
     config = settings(**resnets, lookup__dir=str(tmp_path / "lookup"), **STEPS)
     folder = build.build_from_config(config, progress=False)
@@ -121,15 +142,15 @@ def test_a_lookup_of_its_labels_and_features(resnets, settings, tmp_path):
     pixels = np.stack(
         [clip.preprocess(images.decode(base.root / item.path), 32) for item in base.test]
     )
-    ranked, _ = clip.zeroshot.rank(model.params, model.config, pixels, jnp.asarray(weights))
+    weights = jnp.asarray(weights)
+    ranked, _ = clip.zeroshot.rank(model.params, model.config, jnp.asarray(pixels), weights)
     hits = sum(int(row[0]) == item.label for row, item in zip(ranked, base.test, strict=True))
     assert results["base/correct"] == hits
 
 
-def test_visual_prompts_are_refused(resnets):
-    with pytest.raises(prompts.PromptError, match="are tokens of a ViT"):
-        visual.init(
-            visual.VisualConfig(tokens=2, depth=1),
-            clip.load(resnets["student"]),
-            key=jax.random.key(0),
-        )
+def test_learners_with_visual_prompts_are_refused(resnets):
+    student, sizes = clip.load(resnets["student"]), {"classes": 2, "named_width": 24}
+    for learner in ("vpt", "ivlp", "maple", "promptsrc", "promptkd"):
+        values = {"learner": learner, "method": "kdpl", "teacher_source": "online"}
+        with pytest.raises(prompts.PromptError, match="are tokens of a ViT"):
+            prompted.init(configs.read(values), student, **sizes, key=jax.random.key(0))

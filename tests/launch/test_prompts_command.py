@@ -56,25 +56,42 @@ def imported(config, folder):
     return root
 
 
-def torch_correct(model, student, dataset):
-    """How many test pictures a torch model names rightly."""
+def torch_features(model, student, dataset):
+    """The features that a torch model has of the test pictures."""
     size = student.config.vision.image_size
     pixels = np.stack(
         [clip.preprocess(images.decode(dataset.root / item.path), size) for item in dataset.test]
     )
-    normal = np.array(clip.normalise(pixels, student.config, np.float32)).transpose(0, 3, 1, 2)
-    found = model.image_features(torch.from_numpy(normal)) @ model.text_features().T
-    return int((found.argmax(-1).numpy() == [item.label for item in dataset.test]).sum())
+    normal = clip.normalise(jax.numpy.asarray(pixels), student.config, jax.numpy.float32)
+    return model.image_features(torch.from_numpy(np.array(normal).transpose(0, 3, 1, 2)))
+
+
+def exported(folder):
+    """Metadata and class embeddings of a classifier's folder."""
+    with safetensors.safe_open(folder / "classifier.safetensors", "numpy") as file:
+        return file.metadata(), file.get_tensor("class_embeddings")
 
 
 @pytest.mark.parametrize("kind", [pytest.param("coop", marks=pytest.mark.slow), "promptsrc"])
-def test_an_imported_run_is_judged_as_torch_judges_it(kind, student, dataset, folder, imported):
+def test_an_imported_run_is_judged_and_exported_as_torch_judges_it(
+    kind, student, dataset, folder, imported, tmp_path
+):
     (line,) = runs.evaluate(imported / kind)
-    assert line["correct"] == torch_correct(folder[1][kind], student, dataset)
+    model = folder[1][kind]
+    features = torch_features(model, student, dataset)
+    expected = (model.logit_scale.exp() * features @ model.text_features().T).numpy()
+    labels = [item.label for item in dataset.test]
+    assert line["correct"] == (expected.argmax(-1) == labels).sum()
     assert (line["method"], line["variant"]) == (kind, f"{kind}, imported")
     origin = json.loads((imported / kind / "imported.json").read_text())
     assert line["imported"] == origin["sha256"]
     assert (line["steps"], line["seconds_train"]) == (0, None)
+    card = classifier.export(imported / kind, tmp_path)
+    facts, weights = exported(tmp_path)
+    assert json.loads(facts["class_names"]) == list(dataset.classes)
+    logits = float(facts["scale"]) * features.numpy() @ weights.T
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert f"| {line['dataset']} | all | {line['accuracy']:.2f} | {line['correct']} / " in card
 
 
 def test_what_went_in_comes_out(folder, imported, tmp_path):
@@ -131,8 +148,7 @@ def test_the_folder_of_a_classifier_says_how_to_use_it(
 ):
     out = tmp_path / "classifier"
     card = classifier.export(imported / "coop", out)
-    with safetensors.safe_open(out / "classifier.safetensors", "numpy") as file:
-        facts, weights = file.metadata(), file.get_tensor("class_embeddings")
+    facts, weights = exported(out)
     assert json.loads(facts["class_names"]) == list(dataset.classes)
     np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1.0, atol=1e-6)
     assert "ctx" in safetensors.numpy.load_file(out / "prompts.safetensors")
@@ -156,6 +172,29 @@ def test_the_folder_of_a_classifier_says_how_to_use_it(
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
+def test_the_card_of_a_clip_that_transformers_does_not_open(config, tmp_path):
+    """OpenAI's layout has no description, OpenCLIP's may have timm's beside its own."""
+    elsewhere = config_lib.override(config, {"student": str(tmp_path)})
+    prompts_of_words = {"context": {"positive": np.ones((4, 32))}}
+    for description in (None, {"architecture": "resnet50_clip"}):
+        if description is not None:
+            (tmp_path / "config.json").write_text(json.dumps(description))
+        use = classifier._use(elsewhere, prompts_of_words)
+        assert "CLIPModel does not open" in use
+        assert "launch.prompts import --prompts=prompts.safetensors" in use
+    assert "CLIPModel.from_pretrained" in classifier._use(config, prompts_of_words)
+
+
+def test_a_card_has_the_newest_line_of_every_data_set(tmp_path):
+    lines = [
+        {"dataset": dataset, "split": "all", "accuracy": accuracy}
+        for dataset, accuracy in (("imagenet", 60.0), ("eurosat", 40.0), ("imagenet", 61.0))
+    ]
+    runs.append(tmp_path / "results.jsonl", lines)
+    assert classifier._last_results(tmp_path) == [lines[2], lines[1]]
+
+
+@pytest.mark.slow
 def test_learned_tokens_lead_back_to_prediction(imported, tmp_path):
     card = classifier.export(imported / "promptsrc", tmp_path, names=["red circle", "blue ring"])
     assert "transformers" not in card
