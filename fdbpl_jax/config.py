@@ -34,7 +34,8 @@ class DataConfig:
       root: folder that holds the data set's folder.
       template: sentence with one {} that a class name is put into; empty takes the data set's own.
       templates: sentences, or names of lists in `templates.LISTS`, whose text features are averaged wherever the frozen
-        student's classes are meant: zero-shot, and what regularisers hold to. Empty: the template alone.
+        student's classes are meant: zero-shot, VPT's, and what regularisers hold to. Empty: the template alone, for VPT
+        its authors' sentence.
       shots: training pictures per class; 0 takes all.
       seed: seed of the few-shot lists.
       split: classes to train on: "base" (then both halves are judged), "new", or "all".

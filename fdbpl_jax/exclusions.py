@@ -93,6 +93,15 @@ def learners(config: "Config") -> Iterator[str]:
     learns, prompt = config.learns, config.prompt
     if not config.trained:
         return
+    if not config.signs:
+        fixed = [f"class_specific={prompt.class_specific}"] if prompt.class_specific else []
+        if prompt.class_token_position != "end":
+            fixed.append(f"class_token_position={prompt.class_token_position}")
+        if fixed:
+            yield (
+                f"config.prompt.{' and config.prompt.'.join(fixed)} with learner={config.learner}, "
+                f"method={config.method}: no text is learned; leave class_specific=False and class_token_position=end"
+            )
     if learns.conditional:
         if prompt.class_specific:
             yield (

@@ -77,6 +77,8 @@ def open_inputs(config: configs.Config) -> Inputs:
     data = config.data
     full = datasets.read(data.dataset, data.root, template=data.template or None)
     chosen = datasets.few_shot(full, data.shots, data.seed)
+    if config.trained:
+        target.check_pictures(full, data.root)
     train = dictionary.label_space(config, datasets.half(chosen, data.train_split))
     names = ("base", "new") if data.split == "base" else (data.split,)
     parts = {name: datasets.half(chosen, name) for name in names}
@@ -138,9 +140,14 @@ def namer(
 def named(
     config: configs.Config, model: clip.Clip, names: Sequence[str], template: str
 ) -> Float[np.ndarray, "C D"]:
-    """The classes as the namer says them: the teacher in the data set's sentence, the student in VPT's."""
-    sentence = template if config.learns.projector else clip.zeroshot.TEMPLATE
-    return text.template_features(model, names, [sentence])
+    """The classes as the namer says them: the teacher in the data set's sentence, the student in VPT's or the chosen ones."""
+    if config.learns.projector:
+        sentences: tuple[str, ...] = (template,)
+    elif config.data.templates:
+        sentences = templates.resolve(config.data.templates, own=template)
+    else:
+        sentences = (clip.zeroshot.TEMPLATE,)
+    return text.template_features(model, names, sentences)
 
 
 def _classes(parts: Mapping[str, datasets.Dataset]) -> dict[str, tuple[str, ...]]:

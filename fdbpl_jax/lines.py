@@ -49,7 +49,7 @@ def result_lines(
         )
         if trained and settings.signs
         else "template",
-        "switches": _switches(settings) if trained else {},
+        "switches": _templates(settings) | (_switches(settings) if trained else {}),
         # An online teacher takes the lookup's boxes at most, which cost nothing to draw.
         "seconds_build": lookup.seconds_build(settings.lookup.dir)
         if uses_lookup and not settings.online
@@ -66,6 +66,14 @@ def result_lines(
         }
         for part in parts
     ]
+
+
+def _templates(settings: configs.Config) -> dict[str, Any]:
+    """The sentences that are averaged, where the frozen student is asked in more than its data set's own."""
+    learns, given = settings.learns, settings.data.templates
+    fixed = not learns.text and not learns.projector
+    asked = not settings.trained or fixed or learns.regularisers
+    return {"templates": list(given)} if given and asked else {}
 
 
 def _switches(settings: configs.Config) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from core_jax import clip
 POSITIONS = ("end", "middle", "front")
 # Of all learned vectors that start from no words, in CoOp's code and in MaPLe's.
 STD = 0.02
+# In front of words that are fewer than the vectors: the others, which stand before them, start as zeros.
+FEWER = "..."
 
 
 class PromptError(ValueError):
@@ -33,7 +35,8 @@ class PromptConfig:
     Attributes:
       context: M, number of context vectors.
       context_init, negative_init: words whose token embeddings start the positive and the negative context, M tokens
-        each; empty for normal noise. Underscores stand for spaces.
+        each; empty for normal noise. "... a photo of a" starts the last vectors from the words and those before them as
+        zeros, as ProGrad's code does. Underscores stand for spaces.
       words: fixed words directly in front of the class name. MaPLe learns the first 2 tokens of "a photo of a" alone:
         context=2, context_init="a photo", words="of a".
       depth: J, the number of blocks with vectors of their own: 1 for the context alone; above, deep prompts that start
@@ -152,22 +155,28 @@ def init_context(
       key: for noise; each context takes its own.
 
     Raises:
-      PromptError: words that are not M tokens; all problems in one message.
+      PromptError: words that are not M tokens, or more than M behind "..."; all problems in one message.
     """
     words = {"positive": plain(config.context_init)}
     if dual:
         words["negative"] = plain(config.negative_init)
-    ids = {sign: student.tokenizer.encode(text) for sign, text in words.items() if text}
+    ids = {
+        sign: student.tokenizer.encode(text.removeprefix(FEWER).strip())
+        for sign, text in words.items()
+        if text
+    }
     names = {"positive": "prompt.context_init", "negative": "prompt.negative_init"}
     problems = [
         f"{names[sign]}={words[sign]!r} has {len(tokens)} tokens"
         for sign, tokens in ids.items()
-        if len(tokens) != config.context
+        if len(tokens) > config.context
+        or (len(tokens) < config.context and not words[sign].startswith(FEWER))
     ]
     if problems:
         raise PromptError(
             f"prompt.context is {config.context}, but {' and '.join(problems)}: set prompt.context to the number of "
-            "tokens (both contexts have the same), or leave the words empty for a normal start"
+            "tokens (both contexts have the same), leave the words empty for a normal start, or begin fewer words with "
+            f"{FEWER!r} for zeros before them"
         )
     width = student.config.text.width
     lead = (classes,) if config.class_specific else ()
@@ -177,6 +186,7 @@ def init_context(
             start = clip.embed_tokens(
                 student.params, student.config, jnp.asarray(ids[sign], jnp.int32)
             )
+            start = jnp.pad(start, ((config.context - len(start), 0), (0, 0)))
             start = jnp.broadcast_to(start, (*lead, *start.shape))
         else:
             start = STD * jax.random.normal(sign_key, (*lead, config.context, width))

@@ -91,6 +91,19 @@ class Part:
     magic: bytes
 
 
+def check_pictures(dataset: datasets.Dataset, root: str) -> None:
+    """Refuses a data set that there is nothing of to learn from or to label.
+
+    Raises:
+      DatasetError: it has test pictures alone.
+    """
+    if not dataset.train:
+        raise datasets.DatasetError(
+            f"data set {dataset.name!r} below {root} has no training pictures, it is there to be judged on: name another "
+            "with config.data.dataset, and judge on this one with launch.protocol, or with config.method=zeroshot"
+        )
+
+
 def check_alike(targets: Sequence[Target]) -> None:
     """Refuses targets that one pass cannot serve.
 
@@ -197,6 +210,7 @@ def _labelled(
     data = settings.data
     seeds = settings.lookup.seeds or settings.seeds or (data.seed,)
     full = datasets.read(data.dataset, data.root, template=template or None)
+    check_pictures(full, data.root)
     trained = data.train_split
     picked = datasets.half(datasets.union(full, data.shots, seeds), trained)
     origin = {

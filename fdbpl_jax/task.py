@@ -111,17 +111,19 @@ def init(inputs: Inputs, key: PRNGKeyArray) -> Params:
             "logit_scale": inputs.teacher.params["logit_scale"],
         }
     if config.learns.regularisers:
-        frozen["template"] = jnp.asarray(_held_to(student, names, inputs.templates("train")))
+        frozen["template"] = jnp.asarray(
+            _held_to(config, student, names, inputs.templates("train"))
+        )
     return Params(trainable=trainable, frozen=frozen, stats=stats)
 
 
 def _held_to(
-    student: clip.Clip, names: Sequence[str], templates: Sequence[str]
+    config: configs.Config, student: clip.Clip, names: Sequence[str], templates: Sequence[str]
 ) -> Float[np.ndarray, "C D"]:
     """The frozen student's text features that regularisers hold to, unit norm."""
-    if len(templates) == 1:
+    if "promptsrc" not in config.learns.regularisers:
         return text.template_features(student, names, templates)
-    # PromptSRC's code averages them as the tower gives them, unlike CLIP's own ensembles.
+    # Its code averages them as the tower gives them, unlike CLIP's own ensembles.
     each = [clip.zeroshot.text_features(student, datasets.texts(names, one)) for one in templates]
     total = np.mean(each, axis=0)
     return total / np.linalg.norm(total, axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ import jax
 import ml_collections
 import pytest
 
+from configs import fdbpl_learners
 from core_jax import clip, world
 from fdbpl_jax import build
 
@@ -117,3 +118,43 @@ def built(settings):
     """`settings` whose lookup has been built: dense, with the student's features."""
     build.build_from_config(settings(), progress=False)
     return settings
+
+
+@pytest.fixture(scope="session")
+def small(built, tmp_path_factory):
+    """A function (learner, method, changes) -> configuration of a student with two blocks in both towers."""
+    folder = tmp_path_factory.mktemp("learners") / "student"
+    tower = {"layers": 2, "heads": 2, "mlp_width": 32}
+    config = clip.ClipConfig(
+        vision=clip.VisionConfig(image_size=16, patch_size=8, width=24, **tower),
+        text=clip.TextConfig(
+            vocab_size=4 + len(WORDS),
+            context_length=20,
+            width=16,
+            bos_token_id=1,
+            eos_token_id=3,
+            pad_token_id=0,
+            **tower,
+        ),
+        projection_dim=64,
+    )
+    params = jax.jit(functools.partial(clip.init, config))(key=jax.random.key(4))
+    params["text"]["token_embedding"] = params["text"]["token_embedding"] * 20.0
+    clip.save(folder, config, params, tokenizer_files={"tokenizer.json": clip.word_level(WORDS)})
+
+    def make(learner, method=None, **changes):
+        structure = fdbpl_learners.structure(learner)
+        numbers = {"prompt.context": 2 if learner == "maple" else 4, "visual.tokens": 3}
+        numbers |= {key: min(2, structure.get(key, 1)) for key in ("prompt.depth", "visual.depth")}
+        numbers |= {"data.source": "images", "prompt.text_mode": "trimmed", "student": str(folder)}
+        if learner == "promptsrc":
+            numbers["data.templates"] = ("a photo of a {}.", "a {} in the picture.")
+        if learner == "promptkd":
+            # The lookup holds labels of the base classes.
+            numbers["data.transductive"] = False
+        merged = {**structure, **numbers, **changes}
+        if method is not None:
+            merged["method"] = method
+        return built(**{key.replace(".", "__"): value for key, value in merged.items()})
+
+    return make

@@ -191,6 +191,15 @@ def test_methods_that_were_learners_say_what_they_are_now():
             },
             "set class_specific=False",
         ),
+        (
+            {
+                "learner": "vpt",
+                "method": "ce",
+                "prompt": {"class_specific": True, "class_token_position": "front"},
+                "data": {"split": "all"},
+            },
+            r"class_specific=True and config.prompt.class_token_position=front .* no text is learned",
+        ),
         ({"data": {"transductive": True}, "method": "ce"}, "hard labels of the new classes"),
         ({"data": {"transductive": True, "split": "all"}}, "no classes are held out"),
         ({"data": {"templates": ("a photo", "imagenet_8")}}, "did you mean imagenet_80"),

@@ -103,6 +103,15 @@ def test_result_lines_carry_the_methods_fields(built):
     zero = built(method="zeroshot")
     line = evaluate.result_lines(zero, metrics, task.build(zero).pins)[0]
     assert (line["teacher"], line["lookup_digest"], line["switches"]) == (None, None, {})
+    sentences = ("a photo of a {}.", "a {} in the picture.")
+    for learner, method, named in (
+        *(("coop", "zeroshot", True), ("vpt", "ce", True), ("kgcoop", "ce", True)),
+        ("coop", "ce", False),
+    ):
+        changes = {"learner": learner, "method": method, "data__templates": sentences}
+        pins = {**run.pins, "train_classes": "4"}
+        line = evaluate.result_lines(built(**changes), metrics, pins)[0]
+        assert line["switches"].get("templates") == (list(sentences) if named else None)
     online = built(method="kdpl", teacher_source="online")
     line = evaluate.result_lines(online, metrics, task.build(online).pins)[0]
     assert line["method"] == "kdpl_online"

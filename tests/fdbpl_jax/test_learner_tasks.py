@@ -16,7 +16,6 @@ from fdbpl_jax.config import ConfigError
 from fdbpl_jax.inputs import open_inputs
 from fdbpl_jax.learners import LEARNERS, label
 from fdbpl_jax.predict import PredictError
-from tests.fdbpl_jax.conftest import WORDS
 
 CONTEXT = {"context/positive"}
 META = {f"meta/{layer}/{part}" for layer in ("fc1", "fc2") for part in ("kernel", "bias")}
@@ -36,46 +35,6 @@ LEARNED = {
 # Batch normalisation takes out what is added to every picture alike.
 INERT = {"projector/fc1/bias"}
 OPTIONS = train.FitOptions(seed=1, log_every=2, save_every=2, progress=False)
-
-
-@pytest.fixture(scope="module")
-def small(built, tmp_path_factory):
-    """A function (learner, method, changes) -> configuration of a student with two blocks in both towers."""
-    folder = tmp_path_factory.mktemp("learners") / "student"
-    tower = {"layers": 2, "heads": 2, "mlp_width": 32}
-    config = clip.ClipConfig(
-        vision=clip.VisionConfig(image_size=16, patch_size=8, width=24, **tower),
-        text=clip.TextConfig(
-            vocab_size=4 + len(WORDS),
-            context_length=20,
-            width=16,
-            bos_token_id=1,
-            eos_token_id=3,
-            pad_token_id=0,
-            **tower,
-        ),
-        projection_dim=64,
-    )
-    params = jax.jit(functools.partial(clip.init, config))(key=jax.random.key(4))
-    params["text"]["token_embedding"] = params["text"]["token_embedding"] * 20.0
-    clip.save(folder, config, params, tokenizer_files={"tokenizer.json": clip.word_level(WORDS)})
-
-    def make(learner, method=None, **changes):
-        structure = fdbpl_learners.structure(learner)
-        numbers = {"prompt.context": 2 if learner == "maple" else 4, "visual.tokens": 3}
-        numbers |= {key: min(2, structure.get(key, 1)) for key in ("prompt.depth", "visual.depth")}
-        numbers |= {"data.source": "images", "prompt.text_mode": "trimmed", "student": str(folder)}
-        if learner == "promptsrc":
-            numbers["data.templates"] = ("a photo of a {}.", "a {} in the picture.")
-        if learner == "promptkd":
-            # The lookup holds labels of the base classes.
-            numbers["data.transductive"] = False
-        merged = {**structure, **numbers, **changes}
-        if method is not None:
-            merged["method"] = method
-        return built(**{key.replace(".", "__"): value for key, value in merged.items()})
-
-    return make
 
 
 def _names(tree):
@@ -209,10 +168,16 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_as_many_numbers_as_published_at_vit_b16(student, learner):
-    """By shapes alone: no such tower is made."""
+@pytest.fixture(scope="module")
+def vit_b16():
+    """(configuration, shapes of the parameters): no such tower is made."""
     towers = clip.ClipConfig(vision=clip.VisionConfig(patch_size=16))
+    return towers, jax.eval_shape(functools.partial(clip.init, towers), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_as_many_numbers_as_published_at_vit_b16(student, vit_b16, learner):
+    towers, shapes = vit_b16
     recipe = {**fdbpl_learners.RECIPES[learner], "lookup.dir": "x"}
     tree = {}
     for key, value in recipe.items():
@@ -224,8 +189,7 @@ def test_as_many_numbers_as_published_at_vit_b16(student, learner):
         model = clip.Clip(config=towers, params=params, tokenizer=student.tokenizer)
         return prompted.init(config, model, classes=50, named_width=768, key=key)
 
-    params = jax.eval_shape(functools.partial(clip.init, towers), key=jax.random.key(0))
-    trainable, _ = jax.eval_shape(init, params, jax.random.key(0))
+    trainable, _ = jax.eval_shape(init, shapes, jax.random.key(0))
     assert prompted.count(trainable) == PUBLISHED[learner]
 
 

@@ -146,6 +146,16 @@ def test_start_from_words_and_from_noise(student):
     assert all(np.asarray(x).dtype == np.float32 for x in start.values())
 
 
+def test_fewer_words_than_vectors_stand_behind_zeros(student):
+    """As ProGrad's code starts 16 vectors from "a photo of a"."""
+    config = PromptConfig(context=6, context_init="... a photo", negative_init="... ")
+    start = prompts.init_context(config, student, classes=3, dual=True, key=jax.random.key(0))
+    table = np.asarray(student.params["text"]["token_embedding"])
+    np.testing.assert_array_equal(start["positive"][4:], table[student.tokenizer.encode("a photo")])
+    assert not np.any(start["positive"][:4])
+    assert not np.any(start["negative"])
+
+
 def test_underscores_of_the_first_words_are_spaces(student):
     make = lambda words: prompts.init_context(
         PromptConfig(context_init=words), student, classes=1, dual=False, key=jax.random.key(0)
@@ -176,11 +186,12 @@ def test_deep_prompts_start_from_small_noise(student):
 
 
 def test_words_of_another_number_of_tokens_are_all_named(student):
-    config = PromptConfig(context=3, negative_init="no photo")
-    with pytest.raises(PromptError) as error:
-        prompts.init_context(config, student, classes=3, dual=True, key=jax.random.key(0))
-    assert "context_init='a photo of a' has 4" in str(error.value)
-    assert "negative_init='no photo' has 2" in str(error.value)
+    for words, count in (("no photo", 2), ("... a photo of no", 4)):
+        config = PromptConfig(context=3, negative_init=words)
+        with pytest.raises(PromptError) as error:
+            prompts.init_context(config, student, classes=3, dual=True, key=jax.random.key(0))
+        assert "context_init='a photo of a' has 4" in str(error.value)
+        assert f"negative_init={words!r} has {count}" in str(error.value)
 
 
 def test_nearest_words_of_an_untrained_context_are_its_words(student):

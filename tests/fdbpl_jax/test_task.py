@@ -10,7 +10,8 @@ import pytest
 
 from core_jax import clip, train
 from core_jax.train import sharding, step
-from fdbpl_jax import config, prompts, task, text, towers
+from fdbpl_jax import build, config, datasets, prompts, task, text, towers
+from tests.fdbpl_jax import coop_layout
 
 OPTIONS = train.FitOptions(seed=1, log_every=1, save_every=2, progress=False)
 
@@ -255,6 +256,16 @@ def test_one_step_of_sgd_by_hand():
 def test_names_that_do_not_fit_are_reported_before_anything_is_trained(built):
     with pytest.raises(prompts.PromptError, match=r"more than 20 tokens.*cyan striped diamond"):
         task.build(built(prompt__context=15, prompt__context_init="", prompt__negative_init=""))
+
+
+def test_a_data_set_without_training_pictures_is_named(settings, tmp_path):
+    coop_layout.write("imagenet_sketch", tmp_path)
+    values = settings(method="ce", data__dataset="imagenet_sketch", data__root=str(tmp_path))
+    words = r"data set 'imagenet_sketch' below .* has no training pictures"
+    with pytest.raises(datasets.DatasetError, match=words):
+        task.build(values)
+    with pytest.raises(datasets.DatasetError, match=words):
+        build.build_from_config(values, progress=False)
 
 
 def test_a_lookup_made_by_another_teacher_is_refused(built, pair):
