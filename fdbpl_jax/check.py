@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import tqdm
 
 from core_jax.data import images
-from fdbpl_jax import datasets, fewshot, label, readers
+from fdbpl_jax import catalogue, datasets, fewshot, label, readers
 from fdbpl_jax.pictures import Dataset
 
 Path = pathlib.Path
@@ -66,7 +66,7 @@ def check(
     dataset, problems = datasets.load(name, root)
     if dataset is None:
         return Found(name=name, problems=tuple(problems), state=_without_lists(name, Path(root)))
-    counts, names = _counts(dataset), _names(dataset)
+    counts, names = _counts(dataset), _names(dataset) + _copy(name, Path(root))
     missing, damaged = _pictures(dataset, decode=decode, threads=threads, progress=progress)
     problems += _overlaps(dataset) + _lists(dataset)
     kinds = [
@@ -206,6 +206,20 @@ def _names(dataset: Dataset) -> list[str]:
             f"{len(odd)} class names are not as in CoOp's list ({layout.pattern}): {', '.join(odd[:10])}"
         )
     return problems
+
+
+def _copy(name: str, root: Path) -> list[str]:
+    """Whether a variant's names are ImageNet's: the same classes would stand in other sentences otherwise."""
+    layout = datasets.LAYOUTS.get(name)
+    if layout is None or not layout.test_only:
+        return []
+    files = [root / folder / catalogue.CLASSNAMES for folder in (layout.folder, "imagenet")]
+    own, original = (list(readers.classnames(file)[0].items()) for file in files)
+    if not original or own == original:
+        return []
+    first = next((a for a, b in zip(own, original) if a != b), None)
+    what = f"the first other line is {' '.join(first)!r}" if first else "one is longer"
+    return [f"{files[0]} is no copy of {files[1]}: {what}"]
 
 
 def _overlaps(dataset: Dataset) -> list[str]:

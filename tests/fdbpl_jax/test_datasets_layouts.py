@@ -209,6 +209,22 @@ def test_imagenet_without_validation_pictures(tmp_path):
     assert "images/val does not exist" in found.problems[0]
 
 
+def test_variants_have_the_names_of_imagenet(root, tmp_path):
+    assert not any("no copy" in line for line in check.check("imagenet_r", root[0]).problems)
+    for name in ("imagenet", "imagenet_r"):
+        coop_layout.write(name, tmp_path)
+    file = tmp_path / "imagenet-rendition/classnames.txt"
+    for old, new, told in (
+        ("goldfish", "gold fish", "the first other line is 'n01443537 gold fish'"),
+        ("n04008634", "n04000000 more\nn04008634", "'n04000000 more'"),
+        ("n04008634 missile", "n04008634 missile\nn09999999 more", "one is longer"),
+    ):
+        file.write_text(coop_layout.CLASSNAMES.replace(old, new))
+        found = check.check("imagenet_r", tmp_path)
+        (line,) = [line for line in found.problems if "is no copy of" in line]
+        assert line.endswith(told)
+
+
 def test_states_of_sets_without_lists(tmp_path):
     for name in ("eurosat", "imagenetv2"):
         coop_layout.write(name, tmp_path)
