@@ -130,16 +130,22 @@ def method(line: Line) -> str:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The tables of protocols; of other runs base-to-new tables, and those of whole class lists."""
+    """The tables of protocols; of other runs base-to-new tables, whole class lists, and grids of several learners."""
     from launch import results
+    from launch.comparisons import learner_grid
     from launch.protocols import reporting
 
     plain, of_protocols = _apart(rows)
     files: dict[str, list[Any]] = reporting.tables(of_protocols)
-    made = results.tables(results.summarise(plain))
+    summaries = results.summarise(plain)
+    made = results.tables(summaries)
     for table in made:
         name = "results" if table.columns == made[0].columns else "results_all"
         files.setdefault(name, []).append(table)
+    for items in results.grouped(item for item in summaries if item.hm is not None):
+        grids = learner_grid.tables(items, learner_grid.grid(items, METHODS))
+        for name, table in zip(("learners", "learner_seconds"), grids):
+            files.setdefault(name, []).append(table)
     return files
 
 
@@ -153,7 +159,7 @@ def details(rows: Sequence[dict[str, Any]]) -> Any:
 def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Picture]:
     """Accuracies, time and training; stored regions, and what the trained prompts make of them."""
     from launch import figures, gather, results
-    from launch.comparisons import shared
+    from launch.comparisons import learner_grid, shared
     from launch.protocols import reporting
 
     plain, of_protocols = _apart(rows)
@@ -165,6 +171,12 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
         caption = f"Seeds: {', '.join(map(str, items[0].seeds))}. Bars: means; whiskers: standard deviation."
         name = "base_new.png" if number == 0 else f"base_new_{number + 1}.png"
         found.append(Picture(title, name, figures.base_new_bars(bars, title), caption))
+        grid = learner_grid.grid(items, METHODS)
+        if len(grid) > 1:
+            title = results.heading("Accuracy against training time", items[0])
+            caption = "A point a learner and supervision: means over seeds; whiskers: standard deviation."
+            name = "learners.png" if number == 0 else f"learners_{number + 1}.png"
+            found.append(Picture(title, name, learner_grid.figure(items, grid, title), caption))
     first = gather.first_of_each_label(drawn)
     found += shared.pictures(first)
     examples = shared.if_still_there(lambda: gather.region_examples(first.values()), "regions")
