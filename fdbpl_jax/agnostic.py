@@ -93,8 +93,8 @@ def restrict(
       recover: as `losses.label_kls` has it, for truncated labels.
 
     Returns:
-      Dense labels in the order of `chosen`. Their entropy is that over the kept names, in units of log K; of truncated
-      labels it is the stored one, over all names.
+      Dense labels in the order of `chosen`, and their entropy, in units of log K: a region whose kept names say nothing
+      has an entropy of 1, however sure the teacher is of another name.
     """
     logp = labels.logp.astype(jnp.float32)
     if labels.index is None:
@@ -108,7 +108,7 @@ def restrict(
     same = labels.index[:, None, :] == chosen[None, :, None]
     stored = jnp.sum(jnp.where(same, logp[:, None, :], 0.0), axis=-1)
     found = jnp.where(jnp.any(same, axis=-1), stored, elsewhere[:, None])
-    return losses.SoftLabels(logp=jax.nn.log_softmax(found), entropy=labels.entropy)
+    return losses.dense_labels(found)
 
 
 def narrow(plan: text.Plan, chosen: Int[Array, "K"]) -> tuple[Int[Array, "K"], text.Plan]:

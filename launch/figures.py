@@ -3,7 +3,8 @@
 Every function takes its data ready to draw and returns the figure; nothing here reads a file.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,36 @@ PARTS = {"base": "#B8C4D6", "new": "#5B7DB1", "HM": "#1F3A68"}
 WEIGHTS = "plasma"
 
 
-def colour(label: str, position: int) -> str:
-    """The colour of a method; labels that are no method's take turns."""
-    return COLOURS.get(label, PALETTE[position % len(PALETTE)])
+def colours(labels: Iterable[str], own: Mapping[str, str] = COLOURS) -> dict[str, str]:
+    """A colour for each label: methods have their own, others take turns with what is left.
+
+    Args:
+      labels: all that stand in one picture.
+      own: colours of methods.
+    """
+    labels = list(dict.fromkeys(labels))
+    used = {own[label] for label in labels if label in own}
+    left = [tone for tone in PALETTE if tone not in used] or list(PALETTE)
+    others = [label for label in labels if label not in own]
+    turns = {label: left[number % len(left)] for number, label in enumerate(others)}
+    return {label: own.get(label) or turns[label] for label in labels}
 
 
 def dashes(label: str, position: int) -> str:
     """Methods are solid lines; variants, whose colours may repeat, are broken ones that take turns."""
     return "-" if label in COLOURS else ("--", ":", "-.")[position % 3]
+
+
+def fitted(title: str, inches: float, *, size: float = 11.0) -> str:
+    """A bold title in lines that are no longer than so many inches, in a size of letters given in points."""
+    return textwrap.fill(title, max(20, int(inches / (0.0083 * size))), break_on_hyphens=False)
+
+
+def turn_labels(axis: Any, labels: Sequence[str], inches: float) -> None:
+    """Turn the labels below a horizontal axis of so many inches, where they have no room beside each other."""
+    if 0.085 * max(map(len, labels)) + 0.1 > inches / len(labels):
+        for text in axis.get_xticklabels():
+            text.set(rotation=25, ha="right", rotation_mode="anchor")
 
 
 def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequence[str]) -> Any:
@@ -56,7 +79,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequen
     with report.figure_style():
         figure = Figure(figsize=(4.2 * columns, 2.9 * height + 0.5))
         axes = figure.subplots(height, columns, squeeze=False)
-        handles = {}
+        handles, tones = {}, colours(runs)
         for axis, name in zip(axes.flat, names):
             for position, (label, run) in enumerate(runs.items()):
                 if name not in run:
@@ -64,7 +87,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], names: Sequen
                 step, value = np.asarray(run["step"]), np.asarray(run[name], float)
                 # A term whose count was 0 has no mean; metrics.jsonl says null.
                 step, value = step[np.isfinite(value)], value[np.isfinite(value)]
-                tone = colour(label, position)
+                tone = tones[label]
                 axis.plot(step, value, color=tone, alpha=0.22, linewidth=1)
                 style = {"color": tone, "linestyle": dashes(label, position), "linewidth": 1.8}
                 (handles[label],) = axis.plot(step, smooth(value), label=label, **style)
@@ -139,16 +162,14 @@ def base_new_bars(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
         axis.set_xticks(place, [row["label"] for row in rows])
         axis.set_xlim(-0.6, len(rows) - 0.4)
         axis.tick_params(axis="x", length=0)
-        if len(rows) > 7:
-            for text in axis.get_xticklabels():
-                text.set(rotation=25, ha="right", rotation_mode="anchor")
+        turn_labels(axis, [row["label"] for row in rows], figure.get_figwidth() - 0.7)
         axis.grid(axis="x", visible=False)
         # Accuracies that differ by a few points need the room; the axis says where it starts.
         bottom = max(0.0, 5.0 * np.floor((lowest - 0.6 * (highest - lowest) - 5.0) / 5.0))
         axis.set_ylim(bottom, highest + 0.08 * (highest - bottom))
         start = f" (axis starts at {bottom:.0f})" if bottom else ""
         axis.set_ylabel(f"accuracy in percent{start}")
-        axis.set_title(title, pad=26)
+        axis.set_title(fitted(title, figure.get_figwidth() - 0.7), pad=26)
         axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     return figure
 

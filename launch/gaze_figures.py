@@ -7,6 +7,7 @@ import numpy as np
 
 from core_jax.train import report
 from core_jax.train.report import GREY, INK, PALETTE, Spread
+from launch import figures
 
 # A method has the same colour in every picture, whichever others stand beside it.
 COLOURS = {
@@ -49,12 +50,7 @@ Line = tuple[str, str]
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """A colour for each label: methods have their own, others take turns with what is left."""
-    labels = list(dict.fromkeys(labels))
-    used = {COLOURS[label] for label in labels if label in COLOURS}
-    left = [tone for tone in PALETTE if tone not in used] or list(PALETTE)
-    others = [label for label in labels if label not in COLOURS]
-    turns = {label: left[number % len(left)] for number, label in enumerate(others)}
-    return {label: COLOURS.get(label) or turns[label] for label in labels}
+    return figures.colours(labels, COLOURS)
 
 
 def error_bars(rows: Sequence[Mapping[str, Any]], title: str) -> Any:

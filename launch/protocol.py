@@ -93,6 +93,11 @@ def read(
     else:
         arms = [*compare.arms(["zeroshot"], {}, config.task), plans.own_arm(config)]
     numbers = compare.read_numbers(shots, "shots") if shots else list(sets.SHOTS)
+    if 0 in numbers:
+        raise config_lib.ConfigError(
+            f"--shots={','.join(shots)}: expected at least 1 picture of each class; 0 shots are zero-shot, which has a row "
+            "of its own"
+        )
     synthetic = sets.is_synthetic(config.data.dataset)
     if dictionary is None and synthetic:
         dictionary = str(Path(config.data.root) / "world_dictionary.txt")
@@ -150,7 +155,8 @@ def run(name: str, wishes: plans.Wishes, *, seeds: Sequence[int], together: bool
     began, stages = time.perf_counter(), plans.PROTOCOLS[name](wishes)
     prepare(wishes, stages, seeds)
     # Before anything is trained: all that is missing, in one message.
-    transfer.check(list({target: None for stage in stages for target in stage.targets}))
+    judged = [target for stage in stages for target in (stage.own, *stage.targets)]
+    transfer.check(list(dict.fromkeys(judged)))
     for stage in stages:
         dataset = stage.config.data.dataset
         print(f"{name}: {dataset} -> {stage.folder}", flush=True)

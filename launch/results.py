@@ -120,11 +120,17 @@ def recipes(
     """
     groups: dict[tuple, dict[str | None, list[dict]]] = {}
     for row in rows:
-        key = (label(row), *(row.get(name) for name in same))
+        key = (_title(row), *(row.get(name) for name in same))
         groups.setdefault(key, {}).setdefault(row.get("config_digest"), []).append(row)
     for (name, *_), configurations in groups.items():
         for group in configurations.values():
             yield (f"{name} ({folder(group[0])})" if len(configurations) > 1 else name), group
+
+
+def _title(row: dict[str, Any]) -> str:
+    """A line's label, with the templates that zero-shot's class features are averages over."""
+    ensemble = row.get("switches", {}).get("templates", ()) if label(row) == "zeroshot" else ()
+    return f"{label(row)} ({', '.join(ensemble)})" if ensemble else label(row)
 
 
 def folder(row: dict[str, Any]) -> str:

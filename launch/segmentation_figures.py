@@ -65,9 +65,9 @@ def _draw_bars(
     """Draws one row of splits; returns what the legend shows."""
     from matplotlib import patches
 
-    width, handles = min(0.2, 0.84 / len(values)), []
+    width, handles, tones = min(0.2, 0.84 / len(values)), [], figures.colours(values)
     for position, (label, of_splits) in enumerate(values.items()):
-        tone, hatch = figures.colour(label, position), _hatch(label, position)
+        tone, hatch = tones[label], _hatch(label, position)
         shift = (position - (len(values) - 1) / 2) * width
         style = {"facecolor": tone, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         # Of its own, so that a method without a score in these splits is named too.

@@ -246,7 +246,9 @@ class Progress:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show the newest values."""
         evaluation = any(name.startswith(EVALUATION) for name in values)
-        text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+        # A term that nothing was counted for has no mean; a loss that is no number has stopped the run before.
+        shown = {n: v for n, v in values.items() if evaluation or not math.isnan(v)}
+        text = " ".join(f"{name}={value:.4g}" for name, value in shown.items())
         if self._bar is not None and not evaluation:
             self._bar.set_postfix_str(text, refresh=False)
         else:

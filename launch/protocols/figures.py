@@ -1,6 +1,6 @@
 """The pictures of protocols: few-shot curves, and bars of several data sets; plain numbers in, matplotlib figures out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,10 @@ import numpy as np
 from core_jax.train import report
 from core_jax.train.report import INK, Spread
 from launch import figures
+
+# Of labels that share a colour.
+_DASHES = ("-", ":", "-.")
+_HATCHES = (None, "///", "...")
 
 
 def curves(panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], title: str) -> Any:
@@ -25,14 +29,14 @@ def curves(panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], title: str)
     columns = min(4, len(panels))
     height = -(-len(panels) // columns)
     shots = sorted({n for by in panels.values() for curve in by.values() for n in curve if n})
-    labels = list(dict.fromkeys(label for by in panels.values() for label in by))
+    styles = _styles(label for by in panels.values() for label in by)
     with report.figure_style():
         figure = Figure(figsize=(max(5.6, 3.9 * columns), 3.1 * height + 0.9))
         axes = figure.subplots(height, columns, squeeze=False)
         handles: dict[str, Any] = {}
         for number, (axis, (name, by_label)) in enumerate(zip(axes.flat, panels.items())):
             for label, curve in by_label.items():
-                handles[label] = _curve(axis, curve, shots, label, labels.index(label))
+                handles[label] = _curve(axis, curve, shots, styles[label])
             axis.set_title(name)
             axis.set_xscale("log", base=2)
             axis.set_xticks(shots, [str(n) for n in shots])
@@ -42,14 +46,13 @@ def curves(panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], title: str)
                 axis.set_ylabel("accuracy in percent")
         for axis in list(axes.flat)[len(panels) :]:
             axis.set_visible(False)
+        title = figures.fitted(title, figure.get_figwidth() - 0.2, size=13.0)
         figure.suptitle(title, x=0.01, ha="left")
-        ordered = [label for label in labels if label in handles]
-        figure.legend(
-            [handles[label] for label in ordered],
-            ordered,
-            loc="outside lower left",
-            ncols=_beside(ordered, figure),
-        )
+        ordered = [label for label in styles if label in handles]
+        beside = _beside(ordered, figure)
+        figure.set_figheight(figure.get_figheight() + 0.21 * (-(-len(ordered) // beside) - 1))
+        shown = [handles[label] for label in ordered]
+        figure.legend(shown, ordered, loc="outside lower left", ncols=beside)
     return figure
 
 
@@ -59,13 +62,22 @@ def _beside(labels: Sequence[str], figure: Any) -> int:
     return int(min(len(labels), max(1.0, figure.get_figwidth() // inches)))
 
 
+def _styles(labels: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """(colour, how many labels before have the same one) of all labels of a figure."""
+    tones = figures.colours(labels)
+    before = [list(tones.values())[:position] for position in range(len(tones))]
+    return {
+        label: (tone, earlier.count(tone))
+        for (label, tone), earlier in zip(tones.items(), before, strict=True)
+    }
+
+
 def _curve(
-    axis: Any, curve: Mapping[int, Spread], shots: Sequence[int], label: str, position: int
+    axis: Any, curve: Mapping[int, Spread], shots: Sequence[int], style: tuple[str, int]
 ) -> Any:
-    tone = figures.colour(label, position)
+    tone, again = style
     if 0 in curve:
-        line = axis.axhline(curve[0].mean, color=tone, linestyle="--", linewidth=1.4, label=label)
-        return line
+        return axis.axhline(curve[0].mean, color=tone, linestyle="--", linewidth=1.4)
     known = [n for n in shots if n in curve]
     return axis.errorbar(
         known,
@@ -73,13 +85,12 @@ def _curve(
         [curve[n].std for n in known],
         color=tone,
         ecolor=tone,
-        linestyle=figures.dashes(label, position) if "+" in label else "-",
+        linestyle=_DASHES[again % len(_DASHES)],
         marker="o",
         markersize=4.5,
         linewidth=1.8,
         elinewidth=1.1,
         capsize=3,
-        label=label,
     )
 
 
@@ -104,12 +115,13 @@ def bars(groups: Sequence[str], rows: Mapping[str, Sequence[Spread | None]], tit
         figure = Figure(figsize=(min(18.0, max(6.4, across)), 4.6))
         axis = figure.subplots()
         place = np.arange(len(groups), dtype=float)
-        for position, (label, row) in enumerate(rows.items()):
+        for position, (label, (tone, again)) in enumerate(_styles(rows).items()):
+            row = rows[label]
             shown = [i for i, spread in enumerate(row) if spread is not None]
             means = [s.mean for s in row if s is not None]
             x = place[shown] + width * (position - (len(rows) - 1) / 2)
-            tone = figures.colour(label, position)
-            axis.bar(x, means, 0.92 * width, color=tone, label=label)
+            hatch = {"hatch": _HATCHES[again % len(_HATCHES)], "edgecolor": "white", "linewidth": 0}
+            axis.bar(x, means, 0.92 * width, color=tone, label=label, **hatch)
             deviations = np.array([s.std for s in row if s is not None])
             several = deviations > 0
             if several.any():
@@ -124,9 +136,7 @@ def bars(groups: Sequence[str], rows: Mapping[str, Sequence[Spread | None]], tit
                 )
         axis.set_xticks(place, groups)
         axis.tick_params(axis="x", length=0)
-        if len(groups) > 6 or max(map(len, groups)) > 13:
-            for text in axis.get_xticklabels():
-                text.set(rotation=25, ha="right", rotation_mode="anchor")
+        figures.turn_labels(axis, groups, figure.get_figwidth() - 0.7)
         axis.set_xlim(-0.6, len(groups) - 0.4)
         axis.grid(axis="x", visible=False)
         # Accuracies that differ by a few points need the room; the axis says where it starts.
@@ -134,6 +144,7 @@ def bars(groups: Sequence[str], rows: Mapping[str, Sequence[Spread | None]], tit
         axis.set_ylim(bottom, highest + 0.06 * (highest - bottom) + 0.5)
         start = f" (axis starts at {bottom:.0f})" if bottom else ""
         axis.set_ylabel(f"accuracy in percent{start}")
+        title = figures.fitted(title, figure.get_figwidth() - 0.2, size=13.0)
         figure.suptitle(title, x=0.01, ha="left")
         figure.legend(loc="outside lower left", ncols=_beside(list(rows), figure))
     return figure

@@ -73,6 +73,14 @@ class Stage:
     arms: tuple[Arm, ...]
     targets: tuple[Target, ...] = ()
 
+    @property
+    def own(self) -> Target:
+        """The data set that is trained on."""
+        data = self.config.data
+        return Target(
+            name=data.dataset, dataset=data.dataset, root=data.root, template=data.template
+        )
+
 
 def base_to_new(wishes: Wishes) -> list[Stage]:
     """Train on the base classes of each data set, judge on both halves (arXiv 2203.05557)."""

@@ -84,8 +84,6 @@ def _transfers(own: Sequence[numbers.Series], protocol: str) -> list[Picture]:
     for place, by_label in made.transfers(own).items():
         names = list(dict.fromkeys(name for each in by_label.values() for name in each))
         others = [name for name in names if name != place.trained_on]
-        if not others:
-            continue
         rows = {label: made.with_average(each, names, others) for label, each in by_label.items()}
         groups = list(next(iter(rows.values())))
         spreads = {

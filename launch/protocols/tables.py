@@ -71,6 +71,8 @@ def references(own: Sequence[Series], protocol: str) -> list[Table]:
         return []
     if protocol == "base_to_new":
         return published.base_to_new(judged) + published.unseen(judged)
+    if protocol == "cross_dataset":
+        return published.crossing(judged)
     return published.domains(judged) if protocol == "domain_generalisation" else []
 
 
@@ -142,7 +144,8 @@ def heading(kind: str, place: Place, dataset: str = "") -> str:
     """The title of what shows series of one place."""
     where = f", {dataset}" if dataset else ""
     trained = f", trained on {place.trained_on}" if place.trained_on else ""
-    shots = "" if place.shots is None else f", {place.shots} shots"
+    shots = f", {place.shots} shots" if place.shots else ", all pictures"
+    shots = "" if place.shots is None else shots
     shown = "" if place.pictures == "test" else f", {place.pictures} pictures"
     rendered = ", synthetic" if place.synthetic else ""
     return (
@@ -209,8 +212,6 @@ def _transfer(own: Sequence[Series], protocol: str) -> list[Table]:
     for place, by_label in transfers(own).items():
         names = list(dict.fromkeys(name for each in by_label.values() for name in each))
         others = [name for name in names if name != place.trained_on]
-        if not others:
-            continue
         rows = {label: with_average(each, names, others) for label, each in by_label.items()}
         first = next(iter(rows.values()))
         title = heading(TITLES[protocol], place)

@@ -150,11 +150,41 @@ def test_truncated_labels_are_recovered_on_the_kept_names(recover):
             full[:] = np.exp(float(labels.rest[row])) / 27
         full[index[row]] = np.exp(np.asarray(labels.logp[row], np.float64))
         wanted = full[np.asarray(chosen)]
-        if wanted.sum():
-            got = np.exp(np.asarray(kept.logp[row], np.float64))
-            np.testing.assert_allclose(got, wanted / wanted.sum(), rtol=1e-4, atol=1e-12)
+        # Where no mass is recovered nothing is known of the kept names.
+        wanted = wanted / wanted.sum() if wanted.sum() else np.full(6, 1 / 6)
+        got = np.exp(np.asarray(kept.logp[row], np.float64))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-12)
+        log = np.log(wanted, out=np.zeros(6), where=wanted > 0)
+        np.testing.assert_allclose(kept.entropy[row], -(wanted * log).sum() / np.log(6), rtol=1e-4)
     assert np.all(np.isfinite(kept.logp))
-    np.testing.assert_array_equal(kept.entropy, labels.entropy)
+
+
+def test_a_name_outside_the_kept_ones_makes_a_region_uninformative():
+    labels = SoftLabels(
+        logp=jnp.log(jnp.array([[0.9, 0.04]])),
+        entropy=jnp.array([0.1]),
+        index=jnp.array([[7, 2]]),
+        rest=jnp.log(jnp.array([0.06])),
+    )
+    kept = agnostic.restrict(labels, jnp.array([0, 4, 5]), names=8)
+    np.testing.assert_allclose(jnp.exp(kept.logp), np.full((1, 3), 1 / 3), rtol=1e-5)
+    weight = losses.informativeness(kept, losses.LossConfig(), 3)
+    np.testing.assert_allclose(weight, [0.0], atol=1e-6)
+
+
+def test_truncated_labels_that_leave_nothing_out_are_the_dense_ones():
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(3, 8)), jnp.float32)
+    dense, chosen = losses.dense_labels(logits), jnp.array([6, 1, 3])
+    order = jnp.argsort(-dense.logp, axis=-1)
+    stored = SoftLabels(
+        logp=jnp.take_along_axis(dense.logp, order, axis=-1),
+        entropy=dense.entropy,
+        index=order,
+        rest=jnp.full(3, -20.0),
+    )
+    one, other = (agnostic.restrict(labels, chosen, names=8) for labels in (dense, stored))
+    np.testing.assert_allclose(one.logp, other.logp, rtol=1e-5)
+    np.testing.assert_allclose(one.entropy, other.entropy, rtol=1e-5)
 
 
 def test_kept_dense_labels_are_normalised_over_themselves():

@@ -96,6 +96,8 @@ def test_what_cannot_be_is_said_in_words():
         listed("class_agnostic", methods=["kdpl"])
     with pytest.raises(config.ConfigError, match="none of them learns from a teacher"):
         listed("class_agnostic", methods=["coop"], dictionary="x")
+    with pytest.raises(config.ConfigError, match="--shots=0,1: expected at least 1 picture"):
+        listed("few_shot", shots=["0", "1"])
     with pytest.raises(config.ConfigError, match="the protocols are those of prompt learning"):
         protocol.read(config.load("configs/gba_world.py"), "runs/x")
 
@@ -107,6 +109,10 @@ def test_missing_data_is_found_before_anything_is_trained(base, tmp_path):
     with pytest.raises(datasets.DatasetError, match="eurosat") as error:
         protocol.run("cross_dataset", wishes, seeds=[1])
     assert "nowhere does not exist" in str(error.value)
+    wishes = protocol.read(base, tmp_path, methods=["coop"], datasets=["dtd", "eurosat"])
+    with pytest.raises(datasets.DatasetError, match="dtd") as error:
+        protocol.run("base_to_new", wishes, seeds=[1])
+    assert "eurosat" in str(error.value)
     assert not list(tmp_path.rglob("config.json"))
 
 

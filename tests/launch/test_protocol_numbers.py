@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from core_jax.train.report import Spread
-from launch.protocols import numbers, published, reporting, tables
+from launch.protocols import numbers, published, reporting, sets, tables
 
 
 def line(method, dataset, split, seed, accuracy, **more):
@@ -80,6 +80,31 @@ def test_averages_over_data_sets_have_their_own_spread():
     whole = tables.tables(found(rows))["base_to_new"][2]
     assert "average of 2" in whole.title
     assert whole.rows[0][3] == Spread.of([60.0, 64.0])
+
+
+def test_zero_shot_in_many_templates_is_a_row_of_its_own():
+    rows = [
+        line("zeroshot", "dtd", split, seed, value, run=f"{value}/seed{seed}", switches=switches)
+        for value, switches in ((50.0, {}), (55.0, {"templates": ["imagenet_80", "a {}."]}))
+        for split in ("base", "new")
+        for seed in (1, 2)
+    ]
+    (table,) = tables.tables(found(rows))["base_to_new"]
+    assert [row[0] for row in table.rows] == ["zeroshot (imagenet_80, a {}.)", "zeroshot"]
+
+
+def test_whole_training_sets_are_called_that():
+    rows = [line("zeroshot", "dtd", split, 1, 50.0, shots=0) for split in ("base", "new")]
+    (table,) = tables.tables(found(rows))["base_to_new"]
+    assert table.title == "Base to new classes, dtd (inductive, all pictures, student B/16)"
+
+
+def test_training_on_all_classes_without_names_has_a_table_and_a_picture():
+    rows = [line("kdpl", "dtd", "all", seed, 50.0, protocol="class_agnostic") for seed in (1, 2)]
+    table, _ = tables.tables(found(rows))["class_agnostic"]
+    assert table.columns[3:] == ("dtd %",)
+    (picture,) = reporting.pictures(rows)
+    assert picture.name == "class_agnostic.png"
 
 
 def test_settings_never_share_a_table():
@@ -162,6 +187,10 @@ def test_a_run_of_both_transfers_keeps_its_training_set_in_both():
 def test_published_numbers_stand_beside_real_data_only():
     real = tables.tables(found(transfer_rows("domain_generalisation", ("imagenetv2",))))
     assert [table.note for table in real["published"]] == [published.NOTE]
+    crossed = tables.tables(found(transfer_rows("cross_dataset", ("dtd",))))
+    (theirs,) = crossed["published"]
+    row = dict(zip(theirs.columns, theirs.rows[2], strict=True))
+    assert (row["method"], row["dtd %"], row["average of 10 %"]) == ("MaPLe", 46.49, 66.30)
     rendered = transfer_rows("domain_generalisation", ("world_blur",), "world_objects")
     made = tables.tables(found(rendered))
     assert "published" not in made
@@ -171,9 +200,12 @@ def test_published_numbers_stand_beside_real_data_only():
 def test_published_rows_are_consistent():
     for row in published.AVERAGES:
         assert statistics.harmonic_mean([row.base, row.new]) == pytest.approx(row.hm, abs=0.01)
-    for row in published.KDPL:
+    for row in published.DOMAINS:
         mean = statistics.fmean([row.v2, row.sketch, row.a, row.r])
         assert mean == pytest.approx(row.mean, abs=0.01)
+    for row in published.CROSSING:
+        assert len(row.others) == len(sets.OTHERS)
+        assert statistics.fmean(row.others) == pytest.approx(row.mean, abs=0.01)
 
 
 def shot_rows(datasets=("dtd", "eurosat")):
@@ -212,6 +244,11 @@ def test_pictures_for_every_protocol():
     for name, rows in cases.items():
         (picture,) = reporting.pictures(rows)
         assert picture.name == name
+    many = [line(f"m{i}", n, "all", 1, 50.0 + i) for i in range(10) for n in ("dtd", "eurosat")]
+    many = [row | {"protocol": "cross_dataset", "trained_on": "dtd"} for row in many]
+    (axis,) = reporting.pictures(many)[0].figure.axes
+    styles = {(bar.get_facecolor(), bar.get_hatch()) for bar in axis.patches}
+    assert len(styles) == 10
     figure = reporting.pictures(cases["few_shot.png"])[0].figure
     titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
     assert titles == ["dtd", "eurosat", "average of 2"]

@@ -320,7 +320,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(capfd, monkeypatch):
     lines = writers.Progress(10, 0, shown=True)
-    lines.write(5, {"loss": 0.25})
+    lines.write(5, {"loss": 0.25, "term_of_no_sample": float("nan")})
     lines.close()
     assert capfd.readouterr().err == "step 5/10 loss=0.25\n"
     parent, child = pty.openpty()
