@@ -27,6 +27,8 @@ COLOURS = {
 }
 PARTS = {"base": "#B8C4D6", "new": "#5B7DB1", "HM": "#1F3A68"}
 WEIGHTS = "plasma"
+# Methods side by side in one panel of bars.
+PANEL = 12
 
 
 def colours(labels: Iterable[str], own: Mapping[str, str] = COLOURS) -> dict[str, str]:
@@ -129,49 +131,56 @@ def base_new_bars(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
     """
     from matplotlib.figure import Figure
 
+    panels = -(-len(rows) // PANEL)
+    each = -(-len(rows) // panels)
+    lowest = min(row[key][0] - row[key][1] for row in rows for key in ("base", "new", "hm"))
+    highest = max(row[key][0] + row[key][1] for row in rows for key in ("base", "new", "hm"))
+    # Accuracies that differ by a few points need the room; the axis says where it starts.
+    bottom = max(0.0, 5.0 * np.floor((lowest - 0.6 * (highest - lowest) - 5.0) / 5.0))
+    start = f" (axis starts at {bottom:.0f})" if bottom else ""
     with report.figure_style():
-        figure = Figure(figsize=(max(6.0, 1.55 * len(rows) + 1.6), 4.4))
-        axis = figure.subplots()
-        place = np.arange(len(rows), dtype=float)
-        lowest = min(row[key][0] - row[key][1] for row in rows for key in ("base", "new", "hm"))
-        highest = max(row[key][0] + row[key][1] for row in rows for key in ("base", "new", "hm"))
-        for shift, (name, tone) in zip((-0.27, 0.0, 0.27), PARTS.items()):
-            mean = [row[name.lower()][0] for row in rows]
-            std = [row[name.lower()][1] for row in rows]
-            axis.bar(place + shift, mean, 0.25, color=tone, label=name)
-            shown = [s > 0 for s in std]
-            if any(shown):
-                axis.errorbar(
-                    (place + shift)[shown],
-                    np.asarray(mean)[shown],
-                    np.asarray(std)[shown],
-                    fmt="none",
-                    ecolor=INK,
-                    elinewidth=1.1,
-                    capsize=3,
-                )
-            for x, m, s in zip(place + shift, mean, std):
-                axis.annotate(
-                    f"{m:.1f}",
-                    (x, m + s),
-                    (0, 3),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-        axis.set_xticks(place, [row["label"] for row in rows])
-        axis.set_xlim(-0.6, len(rows) - 0.4)
-        axis.tick_params(axis="x", length=0)
-        turn_labels(axis, [row["label"] for row in rows], figure.get_figwidth() - 0.7)
-        axis.grid(axis="x", visible=False)
-        # Accuracies that differ by a few points need the room; the axis says where it starts.
-        bottom = max(0.0, 5.0 * np.floor((lowest - 0.6 * (highest - lowest) - 5.0) / 5.0))
-        axis.set_ylim(bottom, highest + 0.08 * (highest - bottom))
-        start = f" (axis starts at {bottom:.0f})" if bottom else ""
-        axis.set_ylabel(f"accuracy in percent{start}")
-        axis.set_title(fitted(title, figure.get_figwidth() - 0.7), pad=26)
-        axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+        figure = Figure(figsize=(max(6.0, 1.55 * each + 1.6), 4.4 * panels))
+        axes = figure.subplots(panels, 1, squeeze=False)[:, 0]
+        for number, axis in enumerate(axes):
+            part = rows[number * each : (number + 1) * each]
+            _base_new_panel(axis, part)
+            axis.set_xlim(-0.6, each - 0.4)
+            axis.set_ylim(bottom, highest + 0.08 * (highest - bottom))
+            axis.set_ylabel(f"accuracy in percent{start}")
+            turn_labels(
+                axis,
+                [row["label"] for row in part],
+                (figure.get_figwidth() - 0.7) * len(part) / each,
+            )
+        axes[0].set_title(fitted(title, figure.get_figwidth() - 0.7), pad=26)
+        axes[0].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     return figure
+
+
+def _base_new_panel(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Three bars a row, with whiskers and numbers."""
+    place = np.arange(len(rows), dtype=float)
+    for shift, (name, tone) in zip((-0.27, 0.0, 0.27), PARTS.items()):
+        mean = [row[name.lower()][0] for row in rows]
+        std = [row[name.lower()][1] for row in rows]
+        axis.bar(place + shift, mean, 0.25, color=tone, label=name)
+        shown = [s > 0 for s in std]
+        if any(shown):
+            axis.errorbar(
+                (place + shift)[shown],
+                np.asarray(mean)[shown],
+                np.asarray(std)[shown],
+                fmt="none",
+                ecolor=INK,
+                elinewidth=1.1,
+                capsize=3,
+            )
+        for x, m, s in zip(place + shift, mean, std):
+            at = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axis.annotate(f"{m:.1f}", (x, m + s), (0, 3), **at)
+    axis.set_xticks(place, [row["label"] for row in rows])
+    axis.tick_params(axis="x", length=0)
+    axis.grid(axis="x", visible=False)
 
 
 def regions(examples: Sequence[Mapping[str, Any]], most: int = 9) -> Any:

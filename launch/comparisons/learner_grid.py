@@ -8,7 +8,7 @@ from typing import Any
 
 from core_jax.train import report
 from core_jax.train.report import GREY, PALETTE, Table
-from launch import results
+from launch import figures, results
 
 SUPERVISIONS = {
     "ce": "hard labels",
@@ -120,7 +120,10 @@ def figure(items: Sequence[results.Summary], found: Grid, title: str) -> Any:
                         linewidth=0.8,
                     )
         axis.set_xscale("log")
-        axis.set(title=title, xlabel="training, s", ylabel="harmonic mean of base and new, %")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.set_title(figures.fitted(title, 6.0))
+        axis.set(xlabel="training, s", ylabel="harmonic mean of base and new, %")
         used = [name for name in SUPERVISIONS if any(name in row for row in found.values())]
         plain: dict[str, Any] = {"linestyle": "none", "markersize": 7}
         handles = [
