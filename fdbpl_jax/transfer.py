@@ -59,6 +59,20 @@ def check(targets: Sequence[Target]) -> None:
         raise datasets.DatasetError("\n".join(problems))
 
 
+def check_prompts(config: configs.Config, targets: Sequence[Target]) -> None:
+    """Refuse a configuration whose prompts will say nothing about the classes of other data sets.
+
+    Raises:
+      ConfigError: it learns a context for each of its own classes.
+    """
+    if targets and config.prompt.class_specific and config.trained:
+        raise configs.ConfigError(
+            f"config.prompt.class_specific=True: a context per class of {config.data.dataset} says nothing about the "
+            f"classes of {', '.join(target.name for target in targets)}; train with class_specific=False to judge on other "
+            "data sets"
+        )
+
+
 def open_target(inputs: Inputs, target: Target) -> Inputs:
     """The inputs of a run with another data set in the place of what it is judged on.
 
@@ -75,11 +89,7 @@ def open_target(inputs: Inputs, target: Target) -> Inputs:
       PromptError: a class name is too long for the prompt.
     """
     config = inputs.config
-    if config.prompt.class_specific and config.trained:
-        raise configs.ConfigError(
-            f"config.prompt.class_specific=True: a context per class of {config.data.dataset} says nothing about the "
-            f"classes of {target.name}; train with class_specific=False to judge on other data sets"
-        )
+    check_prompts(config, [target])
     # Pictures that settings are chosen by are the training set's; another data set is judged by its test pictures.
     data = dataclasses.replace(
         config.data,

@@ -149,14 +149,11 @@ def run(name: str, wishes: plans.Wishes, *, seeds: Sequence[int], together: bool
       ValueError: inputs or configurations that cannot be used; finished runs stay.
     """
     from core_jax.train import report as words
-    from fdbpl_jax import transfer
     from launch import report
 
     began, stages = time.perf_counter(), plans.PROTOCOLS[name](wishes)
     prepare(wishes, stages, seeds)
-    # Before anything is trained: all that is missing, in one message.
-    judged = [target for stage in stages for target in (stage.own, *stage.targets)]
-    transfer.check(list(dict.fromkeys(judged)))
+    check(stages, seeds)
     for stage in stages:
         dataset = stage.config.data.dataset
         print(f"{name}: {dataset} -> {stage.folder}", flush=True)
@@ -173,6 +170,23 @@ def run(name: str, wishes: plans.Wishes, *, seeds: Sequence[int], together: bool
     path = report.write(folders, wishes.workdir / "report")
     print(f"report: {path} ({words.seconds(time.perf_counter() - began)} in all)")
     return path
+
+
+def check(stages: Sequence[plans.Stage], seeds: Sequence[int]) -> None:
+    """Find what cannot be used before anything is trained: configurations, then data sets.
+
+    Raises:
+      ConfigError: of a run.
+      DatasetError: the problems of all data sets.
+    """
+    from fdbpl_jax import config as fdbpl_config
+    from fdbpl_jax import transfer
+
+    for stage in stages:
+        for job in compare.jobs(stage.config, stage.folder, stage.arms, seeds=seeds):
+            transfer.check_prompts(fdbpl_config.read(job.config), stage.targets)
+    judged = [target for stage in stages for target in (stage.own, *stage.targets)]
+    transfer.check(list(dict.fromkeys(judged)))
 
 
 def prepare(wishes: plans.Wishes, stages: Sequence[plans.Stage], seeds: Sequence[int]) -> None:

@@ -61,11 +61,6 @@ class Series:
     split: str
     values: Mapping[int, float]
 
-    @property
-    def spread(self) -> Spread:
-        """Mean, sample standard deviation and number of seeds."""
-        return Spread.of(self.values.values())
-
 
 class Pair(NamedTuple):
     """Base and new classes of one method on one data set, or on their average: accuracies by seed."""

@@ -217,6 +217,13 @@ def test_a_context_per_class_is_not_transferred(transferred):
         transfer.open_target(own, target)
 
 
+def test_a_context_per_class_is_not_trained_to_be_transferred(base, tmp_path):
+    own = config.override(base, {"prompt.class_specific": True, "method": "ce"})
+    wishes = protocol.read(own, tmp_path, methods=["zeroshot", "coop"], targets=TARGETS)
+    with pytest.raises(ValueError, match="the classes of world_shapes, world_blur; train with"):
+        protocol.check(plans.cross_dataset(wishes), [1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True])
 def test_the_few_shot_curve_end_to_end(base, tmp_path, together):
@@ -240,10 +247,15 @@ def test_base_to_new_end_to_end(base, tmp_path):
 
 @pytest.mark.slow
 def test_class_agnostic_end_to_end(base, tmp_path):
-    options = {"methods": ["zeroshot", "kdpl_online", "fdbpl"], "top": 20}
-    path = protocol.run("class_agnostic", protocol.read(base, tmp_path, **options), seeds=[1])
+    options = {
+        "methods": ["zeroshot", "kdpl_online", "fdbpl"],
+        "top": 20,
+        "targets": ["world_blur"],
+    }
+    wishes = protocol.read(base, tmp_path, **options)
+    path = protocol.run("class_agnostic", wishes, seeds=[1, 2], together=True)
     rows = read_lines(tmp_path / "world_objects/fdbpl+class_agnostic/seed1/results.jsonl")
-    assert [row["split"] for row in rows] == ["base", "new"]
+    assert [row["split"] for row in rows] == ["base", "new", "all"]
     names = datasets.read("world_objects", base.data.root).classes
     assert rows[0]["train_classes"] > len(names)
     text = path.read_text()
