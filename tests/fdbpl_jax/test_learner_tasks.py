@@ -84,6 +84,23 @@ def test_what_is_learned_and_what_lies_on_the_device(small, learner):
     assert set(params.stats) == ({"projector"} if learner == "promptkd" else set())
 
 
+@pytest.mark.parametrize(
+    ("learner", "held"), [("vpt", "classes"), ("kgcoop", "template"), ("promptsrc", "template")]
+)
+def test_sentences_of_the_frozen_student_are_averaged(small, learner, held):
+    sentences = ("a photo of a {}.", "a {} in the picture.")
+    made = task.build(small(learner, **{"data.templates": sentences}))
+    inputs, found = made.evaluate.inputs, made.init(jax.random.key(0)).frozen[held]
+    names, student = inputs.train.classes, inputs.student
+    each = [
+        clip.zeroshot.text_features(student, [one.format(name) for name in names])
+        for one in sentences
+    ]
+    # PromptSRC's code makes the mean unit norm, CLIP's ensembles each sentence as well.
+    each = each if learner == "promptsrc" else [np.asarray(clip.unit(x)) for x in each]
+    np.testing.assert_allclose(found, clip.unit(np.mean(each, axis=0)), atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_one_step_reaches_all_that_is_learned(small, learner):

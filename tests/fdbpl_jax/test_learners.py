@@ -44,8 +44,11 @@ CASES = {
     "vpt fdbpl": ("fdbpl", "fdbpl"),
 }
 """Learner, and supervision where it is not the learner's own: (config.method, the oracle's loss)."""
-# Every part of every learner and supervision once; the others only where there is time to compile them.
-QUICK = ("cocoop", "prograd", "promptsrc", "promptkd", "vpt kdpl", "maple fdbpl")
+# Every learner and every supervision once; the others only where there is time to compile them.
+QUICK = (
+    *("coop", "cocoop", "kgcoop", "prograd", "ivlp", "promptsrc", "promptkd"),
+    *("vpt kdpl", "maple fdbpl"),
+)
 # A bias in front of a batch norm moves nothing: its gradient is rounding.
 NO_SLOPE = {"projector/fc1/bias"}
 
