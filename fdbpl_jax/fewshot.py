@@ -21,11 +21,11 @@ def few_shot_indices(
     """The few-shot lists of CoOp and Dassl, as places in the full lists (arXiv 2109.01134).
 
     One `random.Random(seed)` serves both lists. Places are grouped by label, labels in order of first appearance;
-    `shots` of each group are sampled, or all are kept, in order and without a draw, where there are fewer (Dassl's first
-    versions filled such a group up by drawing from it again). Validation takes min(shots, 4).
+    `shots` of each group are sampled, or all are kept, in order and without a draw, where there are fewer (older
+    versions of Dassl filled such a group up by drawing from it again). Validation takes min(shots, 4).
 
     Args:
-      train_labels: of the full training list, in its order: any values that can be counted, or an array of them.
+      train_labels: of the full training list, in its order: integers, names, or an array of them.
       val_labels: of the full validation list, likewise; empty where a set has none.
       shots: pictures per class, at least 1.
       seed: CoOp's are 1, 2 and 3.
