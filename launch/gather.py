@@ -141,13 +141,15 @@ def similarities(
       regions: of each, evenly spaced.
 
     Returns:
-      (positive, negative, informativeness), each [pictures * regions]; None for runs without two prompts, without
-      stored features, or whose prompts differ by picture.
+      (positive, negative, informativeness), each [pictures * regions]; None for runs without two prompts, whose prompts
+      differ by picture, or which do not see the stored features: there are none, or visual prompts change them.
     """
     if run.config.get("task") != "fdbpl" or run.config.method != "fdbpl" or not run.timing:
         return None
-    from fdbpl_jax import evaluate
+    from fdbpl_jax import config, evaluate
 
+    if not config.read(run.config).frozen_pictures:
+        return None
     restored = runs.restore(run.folder)
     inputs, learned = restored.task.evaluate.inputs, restored.params.trainable
     lookup, signs = inputs.lookup, ("positive", "negative")

@@ -174,7 +174,9 @@ def pictures(rows: Sequence[dict[str, Any]], drawn: Sequence[Any]) -> list[Pictu
         grid = learner_grid.grid(items, METHODS)
         if len(grid) > 1:
             title = results.heading("Accuracy against training time", items[0])
-            caption = "A point a learner and supervision: means over seeds; whiskers: standard deviation."
+            caption = (
+                "A point a learner and supervision: means over seeds; whiskers: standard deviation."
+            )
             name = "learners.png" if number == 0 else f"learners_{number + 1}.png"
             found.append(Picture(title, name, learner_grid.figure(items, grid, title), caption))
     first = gather.first_of_each_label(drawn)
