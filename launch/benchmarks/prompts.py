@@ -1,19 +1,25 @@
 """One training step of every prompt learner against the same step in torch: same towers, pictures, labels, start and losses.
 
-Ours is the task's own step with its shared-prefix text tower; it normalises and mirrors uint8 pictures itself. The reference
-(launch/benchmarks/torch_prompts.py) does what the learners' public code does, in float32 on transformers' CLIP: every
-sentence has the tower's whole length, 77 tokens at published size and 32 for the embedded pair, and CoCoOp goes through
-the text tower once for every picture. A second row cuts its sentences to the longest, so that what is left is not padding.
-Torch computes once what stays the same from step to step, keeps no graph of what is frozen and uses as many threads as there
-are cores. What is compared is a step on a batch that is there: no decoding on either side.
+"Ours" is the task's own step as a run has it; it normalises and mirrors uint8 pictures itself. "Other" is what the learners'
+public code does (launch/benchmarks/torch_prompts.py), in float32 on transformers' CLIP: every sentence has the tower's whole
+length, 77 tokens at published size and 32 for the embedded pair, and CoCoOp goes through the text tower once for every
+picture. A second row cuts torch's sentences to the longest, so that what is left is not padding. Torch computes once what
+stays the same from step to step, keeps no graph of what is frozen and uses as many threads as there are cores. What is compared
+is a step on a batch that is there: no decoding on either side.
 
-Numbers of vectors, layers and pictures a step are the published ones (configs/fdbpl_learners.py), layers up to those of the
-tower. "promptkd" and "..._online" run the teacher on every batch, on both sides; "fdbpl" and "maple_fdbpl" read stored labels
-and, for text prompts, stored features, on both sides. VPT and PromptKD learn no text, and their classes are computed once:
-they have one row. The embedded pair has 128 classes; at published size there are 50, with student ViT-B/32, teacher
-ViT-B/16 and random weights.
+Both sides take their first step from the same numbers, and unless their losses are equal nothing is timed. Then they take turns,
+some rounds, each turn of 0.2 s or one step: times are medians of the rounds, and behind the ratio of the medians stand the least
+and the most ratio of a round.
 
---towers=tiny,b32 chooses the sizes, --learners=coop,maple_fdbpl the rows.
+Numbers of vectors and layers, and pictures a step, are the published ones (configs/fdbpl_learners.py), layers up to those of the
+tower, pictures up to 32 at published size. "promptkd" and "..._online" run the teacher on every batch, on both sides;
+"fdbpl" and "maple_fdbpl" read stored labels and, for text prompts, stored features, on both sides. VPT and PromptKD learn no
+text, and their classes are computed once: they have one row, and no padding to save. The embedded pair has 128 classes; at
+published size (student ViT-B/32, teacher ViT-B/16, random weights) there are 25, as a step of torch's text tower takes seconds
+on a CPU. The more classes, the more of a step is text.
+
+--towers=tiny,b32 chooses the sizes, --learners=coop,maple_fdbpl the rows. On two cores "tiny" takes about two minutes, "b32"
+about ten.
 """
 
 import dataclasses
@@ -65,6 +71,7 @@ class Size:
       name: for the rows.
       student, teacher: the models.
       classes: C names.
+      pictures: most of a step.
       repeats: timed rounds.
     """
 
@@ -72,6 +79,7 @@ class Size:
     student: clip.Clip
     teacher: clip.Clip
     classes: tuple[str, ...]
+    pictures: int
     repeats: int
 
 
@@ -82,7 +90,8 @@ def tiny() -> Size:
         student=clip.load(world.pair("student")),
         teacher=clip.load(world.pair("teacher")),
         classes=world.CLASSES_BY_SHAPE[:128],
-        repeats=5,
+        pictures=128,
+        repeats=7,
     )
 
 
@@ -92,8 +101,9 @@ def b32() -> Size:
         name="B/32",
         student=random_clip(clip.VisionConfig(patch_size=32), clip.TextConfig(), seed=0),
         teacher=random_clip(clip.VisionConfig(patch_size=16), clip.TextConfig(), seed=1),
-        classes=world.CLASSES_BY_SHAPE[:50],
-        repeats=2,
+        classes=world.CLASSES_BY_SHAPE[:25],
+        pictures=32,
+        repeats=3,
     )
 
 
@@ -111,10 +121,23 @@ def random_clip(
     }
     text = dataclasses.replace(text, **ids)
     config = clip.ClipConfig(vision=vision, text=text, projection_dim=projection)
-    params = jax.jit(lambda key: clip.init(config, key=key))(jax.random.key(seed))
-    params |= {"logit_scale": jnp.log(jnp.float32(100))}
+    params = _random_params(config, seed) | {"logit_scale": jnp.log(jnp.float32(100))}
     tokenizer = clip.Tokenizer(embedded.tokenizer.folder, text)
     return clip.Clip(config=config, params=params, tokenizer=tokenizer)
+
+
+def _random_params(config: clip.ClipConfig, seed: int) -> dict[str, Any]:
+    """As `clip.init` makes them in form, without compiling its draws, which takes a minute at published size."""
+    shapes = jax.eval_shape(lambda: clip.init(config, key=jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        constant = {"scale": 1.0, "bias": 0.0}.get(path[-1].key)
+        if constant is not None:
+            return jnp.full(leaf.shape, constant, leaf.dtype)
+        return jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def run() -> list[dict[str, Any]]:
@@ -180,6 +203,7 @@ def open_work(size: Size, work: str) -> inputs.Inputs:
     tower = size.student.config
     deepest = {"prompt.depth": tower.text.layers, "visual.depth": tower.vit.layers}
     changes |= {key: min(changes[key], most) for key, most in deepest.items() if key in changes}
+    changes["batch_size"] = min(changes["batch_size"], size.pictures)
     changes |= {"method": method or changes["method"], "data.templates": (TEMPLATE,)}
     # In one split, so that all classes are those of the size; pictures and labels come as a batch.
     changes |= {"data.split": "all", "data.transductive": False, "data.shots": 1}

@@ -132,6 +132,7 @@ def size():
         student=model,
         teacher=model,
         classes=world.CLASSES_BY_SHAPE[:5],
+        pictures=8,
         repeats=1,
     )
 
@@ -168,7 +169,7 @@ def test_rows(size, monkeypatch, capsys):
     assert [row["work"] for row in rows.rows] == [
         "toy, maple, batch 4: against torch, 40 tokens",
         "toy, maple, batch 4: against torch, 10 tokens",
-        "toy, coop, batch 32",
+        "toy, coop, batch 8",
     ]
     assert [row["other"] is None for row in rows.rows] == [False, False, True]
     assert ["spread" in row for row in rows.rows] == [True, True, False]
