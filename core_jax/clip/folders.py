@@ -153,8 +153,14 @@ def _open_shards(folder: pathlib.Path) -> Iterator[Tensors]:
 
 def _refuse_pickled(folder: pathlib.Path, kind: Layout) -> None:
     pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED)
-    if pickled:
-        raise SourceError(refusal(pickled[0], kind))
+    if not pickled:
+        return
+    # Of a model that is there in both layouts each has its own file, under a name that everybody keeps.
+    own = [path for path in pickled if path.name == "pytorch_model.bin"]
+    theirs = [path for path in pickled if path.name.startswith("open_clip")]
+    if kind == "huggingface" and not own and theirs and (folder / OPENCLIP_CONFIG).is_file():
+        own, kind = theirs, "openclip"
+    raise SourceError(refusal((own or pickled)[0], kind))
 
 
 @contextlib.contextmanager

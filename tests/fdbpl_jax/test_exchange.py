@@ -15,7 +15,7 @@ import safetensors.numpy
 import torch
 
 from core_jax import clip
-from fdbpl_jax import average, config, exchange, foreign, projector, prompted, visual
+from fdbpl_jax import average, config, exchange, foreign, predict, projector, prompted, visual
 from fdbpl_jax.inputs import text_plans
 from tests.fdbpl_jax import torch_repositories as repositories
 from tests.fdbpl_jax.conftest import CLASSES, WORDS, tiny_config
@@ -284,6 +284,15 @@ def test_the_average_is_written_and_negative_prompts_stay_behind(student, models
     only = {"context": {"negative": jnp.ones((4, 32))}}
     with pytest.raises(exchange.ExchangeError, match="they know no negative prompts"):
         exchange.write(only, {}, student)
+
+
+def test_a_projector_into_the_space_of_another_teacher_is_refused(student, models):
+    found = exchange.read(models["promptkd"].saved(), student)
+    folder = str(student.tokenizer.folder)
+    values = {"method": "kdpl", "teacher_source": "online", "learner": "promptkd"}
+    values |= {"student": folder, "teacher": folder, "visual": {"tokens": 3, "depth": 2}}
+    with pytest.raises(predict.PredictError, match=r"leads to 20 channels, .* have 24: set config"):
+        predict.predictor(values, found.trainable, stats=found.stats, classes=NAMES)
 
 
 def test_everything_that_is_wrong_is_listed(student, models):

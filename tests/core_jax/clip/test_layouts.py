@@ -264,6 +264,20 @@ def test_pickled_models_of_openai_are_refused_with_a_conversion_that_works(archi
     assert all(np.array_equal(written[name], tensors[name]) for name in tensors)
 
 
+def test_the_conversion_is_that_of_the_file_that_is_there(tmp_path, saved):
+    """A folder as the hub has them: both descriptions, and pickled weights of one layout or of both."""
+    (tmp_path / "config.json").write_bytes((saved.folder / "config.json").read_bytes())
+    for name in ("open_clip_config.json", "open_clip_pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(clip.SourceError) as caught:
+        clip.load(tmp_path)
+    assert "open_clip_pytorch_model.bin is a pickled" in str(caught.value)
+    assert str(tmp_path / "open_clip_model.safetensors") in str(caught.value)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(clip.SourceError, match=r"(?s)/pytorch_model\.bin is .*CLIPModel\.from_pre"):
+        clip.load(tmp_path)
+
+
 def test_a_hub_model_without_safetensors_is_explained(tmp_path, monkeypatch):
     import huggingface_hub
 
