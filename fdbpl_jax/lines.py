@@ -90,4 +90,6 @@ def _switches(settings: configs.Config) -> dict[str, Any]:
         if whose in own if whose in _WEIGHED else settings.distilled:
             chosen[name] = value
     chosen |= {"fresh": settings.fresh, "regions_per_visit": settings.regions_per_visit}
+    if settings.data.dictionary:
+        chosen["dictionary_top"] = settings.data.dictionary_top
     return chosen

@@ -173,18 +173,23 @@ def run(name: str, wishes: plans.Wishes, *, seeds: Sequence[int], together: bool
 
 
 def check(stages: Sequence[plans.Stage], seeds: Sequence[int]) -> None:
-    """Find what cannot be used before anything is trained: configurations, then data sets.
+    """Find what cannot be used before anything is trained: configurations and dictionaries, then data sets.
 
     Raises:
       ConfigError: of a run.
       DatasetError: the problems of all data sets.
     """
     from fdbpl_jax import config as fdbpl_config
-    from fdbpl_jax import transfer
+    from fdbpl_jax import dictionary, transfer
 
+    dictionaries = set()
     for stage in stages:
         for job in compare.jobs(stage.config, stage.folder, stage.arms, seeds=seeds):
-            transfer.check_prompts(fdbpl_config.read(job.config), stage.targets)
+            settings = fdbpl_config.read(job.config)
+            transfer.check_prompts(settings, stage.targets)
+            dictionaries.add(settings.data.dictionary)
+    for path in sorted(dictionaries - {""}):
+        dictionary.read(path)
     judged = [target for stage in stages for target in (stage.own, *stage.targets)]
     transfer.check(list(dict.fromkeys(judged)))
 

@@ -113,6 +113,10 @@ def test_missing_data_is_found_before_anything_is_trained(base, tmp_path):
     with pytest.raises(datasets.DatasetError, match="dtd") as error:
         protocol.run("base_to_new", wishes, seeds=[1])
     assert "eurosat" in str(error.value)
+    options = {"methods": ["kdpl_online"], "dictionary": str(tmp_path / "names.txt")}
+    stages = plans.class_agnostic(protocol.read(config.load(REAL), tmp_path, **options))
+    with pytest.raises(ValueError, match=r"names\.txt: expected a text file"):
+        protocol.check(stages, [1])
     assert not list(tmp_path.rglob("config.json"))
 
 
