@@ -12,7 +12,7 @@ some rounds, each turn of 0.2 s or one step: times are medians of the rounds, an
 and the most ratio of a round.
 
 Numbers of vectors and layers, and pictures a step, are the published ones (configs/fdbpl_learners.py), layers up to those of the
-tower, pictures up to 32 at published size. "promptkd" and "..._online" run the teacher on every batch, on both sides;
+tower, pictures up to 16 at published size. "promptkd" and "..._online" run the teacher on every batch, on both sides;
 "fdbpl" and "maple_fdbpl" read stored labels and, for text prompts, stored features, on both sides. VPT and PromptKD learn no
 text, and their classes are computed once: they have one row, and no padding to save. The embedded pair has 128 classes; at
 published size (student ViT-B/32, teacher ViT-B/16, random weights) there are 25, as a step of torch's text tower takes seconds
@@ -102,7 +102,7 @@ def b32() -> Size:
         student=random_clip(clip.VisionConfig(patch_size=32), clip.TextConfig(), seed=0),
         teacher=random_clip(clip.VisionConfig(patch_size=16), clip.TextConfig(), seed=1),
         classes=world.CLASSES_BY_SHAPE[:25],
-        pictures=32,
+        pictures=16,
         repeats=3,
     )
 
