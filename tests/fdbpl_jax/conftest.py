@@ -1,6 +1,7 @@
 """A tiny random CLIP pair on disk, as every test of the method uses it."""
 
 import functools
+from typing import Any
 
 import jax
 import ml_collections
@@ -124,7 +125,7 @@ def built(settings):
 def small(built, tmp_path_factory):
     """A function (learner, method, changes) -> configuration of a student with two blocks in both towers."""
     folder = tmp_path_factory.mktemp("learners") / "student"
-    tower = {"layers": 2, "heads": 2, "mlp_width": 32}
+    tower: Any = {"layers": 2, "heads": 2, "mlp_width": 32}
     config = clip.ClipConfig(
         vision=clip.VisionConfig(image_size=16, patch_size=8, width=24, **tower),
         text=clip.TextConfig(
@@ -144,7 +145,10 @@ def small(built, tmp_path_factory):
 
     def make(learner, method=None, **changes):
         structure = fdbpl_learners.structure(learner)
-        numbers = {"prompt.context": 2 if learner == "maple" else 4, "visual.tokens": 3}
+        numbers: dict[str, Any] = {
+            "prompt.context": 2 if learner == "maple" else 4,
+            "visual.tokens": 3,
+        }
         numbers |= {key: min(2, structure.get(key, 1)) for key in ("prompt.depth", "visual.depth")}
         numbers |= {"data.source": "images", "prompt.text_mode": "trimmed", "student": str(folder)}
         if learner == "promptsrc":

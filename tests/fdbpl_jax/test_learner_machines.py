@@ -146,8 +146,10 @@ def test_a_stopped_run_goes_on_on_eight_devices(small, tmp_path, learner):
         str(tmp_path / "cut"),
     )
     kept = train.restore(made, workdir=tmp_path / "cut")[0]
-    expected = sharding.named_leaves({"t": straight["trainable"], "s": straight["stats"]})
-    for name, found in sharding.named_leaves({"t": kept.trainable, "s": kept.stats}).items():
+    last = train.Params(trainable=straight["trainable"], stats=straight["stats"])
+    expected = sharding.named_leaves(last)
+    found_leaves = sharding.named_leaves(train.Params(trainable=kept.trainable, stats=kept.stats))
+    for name, found in found_leaves.items():
         if not name.endswith(INERT):
             largest = max(1e-2, float(jnp.abs(expected[name]).max()))
             np.testing.assert_allclose(found, expected[name], atol=1e-4 * largest, err_msg=name)

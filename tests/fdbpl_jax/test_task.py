@@ -147,7 +147,8 @@ def test_padded_regions_change_nothing(fdbpl):
     [
         {"method": "ce"},
         {"method": "ce", "learner": "kgcoop", "data__source": "features"},
-        {"method": "kdpl"},
+        # Its loss is that of the test above, its data are FDBPL's.
+        pytest.param({"method": "kdpl"}, marks=pytest.mark.slow),
         {"method": "kdpl", "teacher_source": "online"},
         {"method": "fdbpl", "loss__pcd_unit": True, "prompt__class_token_position": "middle"},
         {
