@@ -8,6 +8,7 @@ names; config.json the run's configuration; README.md says how to use it. Docs: 
 import functools
 import json
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ print(classes[int(chances.argmax())], float(chances.max()))
 _OWN = """{why} A work directory of this project's does that, made of the prompts in this folder:
 
 ```
-python -m launch.prompts import --prompts={prompts} --config=CONFIG --workdir=DIR --learner={learner} --without_data
+python -m launch.prompts import --prompts={prompts} --workdir=DIR --without_data --config=configs/fdbpl_folder.py \\
+    {changes}
 python -m launch.predict --workdir=DIR --input=PICTURES --classes=NAMES
 ```
 """
@@ -141,7 +143,7 @@ def _last_results(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def _use(config: Any, prompts: Any) -> str:
-    own = functools.partial(_OWN.format, prompts=PROMPTS, learner=config.learner)
+    own = functools.partial(_OWN.format, prompts=PROMPTS, changes=_changes(config, prompts))
     if "projector" in prompts:
         return own(why=_PROJECTED.format(teacher=config.teacher))
     if "visual" in prompts or "coupling" in prompts:
@@ -154,6 +156,24 @@ def _use(config: Any, prompts: Any) -> str:
     if not _is_huggingface(name):
         return own(why=_FOREIGN)
     return _PLAIN.format(classifier=CLASSIFIER, source=json.dumps(name), lines="")
+
+
+def _changes(config: Any, prompts: Any) -> str:
+    """The flags that make another configuration the run's, as far as neither tensors nor their metadata say it."""
+    from fdbpl_jax import datasets
+
+    values = {"student": config.student}
+    if "projector" in prompts:
+        values["teacher"] = config.teacher
+    if "positive" not in prompts.get("context", {}):
+        # Nothing of the sentences was learned.
+        layout = datasets.LAYOUTS.get(config.data.dataset)
+        values["data.template"] = config.data.template or (layout.template if layout else "")
+        values["data.templates"] = (
+            repr(tuple(config.data.templates)) if config.data.templates else ""
+        )
+    given = {name: value for name, value in values.items() if value}
+    return " ".join(f"--config.{name}={shlex.quote(value)}" for name, value in given.items())
 
 
 def _is_huggingface(student: str) -> bool:

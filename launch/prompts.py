@@ -88,7 +88,7 @@ def bring_in(
         raise config_lib.ConfigError(
             f"--config: prompts are imported into a run of task fdbpl, not {config.get('task')}"
         )
-    student = towers.load(config.student)
+    student = towers.load(str(config.student))
     found = exchange.read_file(prompts, student, learner=learner)
     changes = {**_supervision(found.learner), **found.settings}
     before, config = config, config_lib.override(config, changes)
@@ -102,7 +102,7 @@ def bring_in(
             {"student": clip.weights_digest(student.params)},
             workdir=workdir,
             config_json=values,
-            seed=config.seed,
+            seed=values["seed"],
         )
     else:
         task = tasks.build(config)
@@ -112,7 +112,7 @@ def bring_in(
             found.stats,
             workdir=workdir,
             config_json=values,
-            seed=config.seed,
+            seed=values["seed"],
         )
     origin = {
         "file": Path(prompts).name,
@@ -161,7 +161,7 @@ def _get(config: Any, key: str) -> Any:
 
 
 def send_out(workdir: str | Path, out: str | Path, *, dtype: str = "float32") -> list[str]:
-    """Write a run's prompts as the public repository of its learner names them, and print how it loads them.
+    """Write a run's prompts as the public repository of its learner names them, and print these names.
 
     Args:
       workdir: of a run of task fdbpl.
@@ -189,7 +189,7 @@ def send_out(workdir: str | Path, out: str | Path, *, dtype: str = "float32") ->
 
 def learned(
     workdir: str | Path,
-) -> tuple[ml_collections.ConfigDict, dict[str, Any], dict[str, Any], dict[str, str]]:
+) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, str]]:
     """(configuration, trained parameters, statistics, digests) of a run of task fdbpl, from its work directory alone.
 
     Raises:
@@ -205,7 +205,7 @@ def learned(
     return (config, *runs.arrays(workdir))
 
 
-def about(config: ml_collections.ConfigDict, pins: Mapping[str, str]) -> dict[str, str]:
+def about(config: Any, pins: Mapping[str, str]) -> dict[str, str]:
     """What the metadata of an exported file says of a run: `exchange.SAID`, and the method."""
     said = {name: str(config[name]) for name in ("learner", "method", "student")}
     said |= {name: str(config.prompt[name]) for name in ("words", "class_token_position")}

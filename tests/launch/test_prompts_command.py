@@ -182,7 +182,13 @@ def test_the_card_of_a_clip_that_transformers_does_not_open(config, tmp_path):
         use = classifier._use(elsewhere, prompts_of_words)
         assert "CLIPModel does not open" in use
         assert "launch.prompts import --prompts=prompts.safetensors" in use
+        assert f"    --config.student={tmp_path}\n" in use
     assert "CLIPModel.from_pretrained" in classifier._use(config, prompts_of_words)
+    # Without a context of its own a classifier has the sentences of its data set.
+    tokens = {"visual": np.ones((1, 2, 32)), "projector": {}}
+    changes = classifier._changes(config_lib.override(config, {"teacher": "a/b"}), tokens)
+    template = datasets.LAYOUTS[config.data.dataset].template
+    assert f"--config.teacher=a/b --config.data.template='{template}'" in changes
 
 
 def test_a_card_has_the_newest_line_of_every_data_set(tmp_path):
@@ -199,7 +205,6 @@ def test_learned_tokens_lead_back_to_prediction(imported, tmp_path):
     card = classifier.export(imported / "promptsrc", tmp_path, names=["red circle", "blue ring"])
     assert "transformers" not in card
     assert "--prompts=prompts.safetensors" in card
-    assert "--learner=promptsrc" in card
 
 
 def test_refusals(config, folder, imported, student, tmp_path):
