@@ -132,6 +132,16 @@ PromptKD's authors train on each target's own pictures instead, without labels: 
 
 # Blocks of students that are not as deep as the published ones: (text, image).
 _BLOCKS = {"world:student": (2, 4), "world:teacher": (2, 6)}
+# And their sentences: they know the 55 words of these captions and class names.
+_SENTENCES = (
+    "a photo of a {}.",
+    "a {}.",
+    "a picture of a {}.",
+    "an image of one {}.",
+    "there is a {} in the picture.",
+    "a scene with a {}.",
+    "this is a {}.",
+)
 
 
 def structure(name: str, student: str = "") -> dict:
@@ -139,7 +149,7 @@ def structure(name: str, student: str = "") -> dict:
 
     Args:
       name: a learner of RECIPES.
-      student: if given, no prompts in more blocks than it has; see `within`.
+      student: if given, made to fit it; see `within`.
 
     Raises:
       ValueError: there is no such learner.
@@ -150,14 +160,17 @@ def structure(name: str, student: str = "") -> dict:
 
 
 def within(changes: dict, student: str) -> dict:
-    """The same changes, with prompts in more blocks than the embedded world's small towers have cut to these."""
+    """The same changes, made to fit the embedded world's small towers: no more blocks than they have, sentences in their words."""
     if student not in _BLOCKS:
         return dict(changes)
     text, image = _BLOCKS[student]
     limits = {"prompt.depth": min(text, image), "visual.depth": image}
-    return {
+    found = {
         key: min(value, limits[key]) if key in limits else value for key, value in changes.items()
     }
+    if "data.templates" in found:
+        found["data.templates"] = _SENTENCES
+    return found
 
 
 def apply(config: ml_collections.ConfigDict, name: str, *, recipe: bool = True) -> None:

@@ -79,7 +79,7 @@ def changes(
 
 
 def fitted(base: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """No prompts in more blocks than the student has; a lookup of its own where pictures of all classes are labelled."""
+    """Prompts and sentences that fit the student; a lookup of its own where pictures of all classes are labelled."""
     common = base.to_dict()
     found = fdbpl_learners.within(dict(changes), changes.get("student", common["student"]))
     if found.get("data.transductive", common["data"]["transductive"]):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from configs import fdbpl_caltech101, fdbpl_folder, fdbpl_learners, fdbpl_world
-from fdbpl_jax import config
+from fdbpl_jax import config, templates, towers
 from fdbpl_jax.config import Config, ConfigError
 from fdbpl_jax.learners import LEARNERS
 
@@ -153,6 +153,18 @@ def test_every_learner_has_a_recipe_that_can_be_used(learner):
         fdbpl_caltech101.get_config(learner).update_from_flattened_dict(
             fdbpl_learners.CROSS[learner]
         )
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_the_embedded_student_has_the_blocks_and_knows_the_words_of_every_learner(learner):
+    settings = config.read(fdbpl_world.get_config(learner).to_dict())
+    student = towers.load(settings.student)
+    sentences = templates.resolve(settings.data.templates, own="a photo of a {}.")
+    starts = [settings.prompt.context_init, settings.prompt.negative_init, settings.prompt.words]
+    for text in (*starts, *(sentence.format("red striped circle") for sentence in sentences)):
+        assert student.tokenizer.encode(text) or not text
+    assert settings.prompt.depth <= student.config.text.layers
+    assert settings.visual.depth <= student.config.vision.layers
 
 
 def test_recipes_that_do_not_exist():
