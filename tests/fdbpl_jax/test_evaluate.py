@@ -1,5 +1,7 @@
 """Evaluation: features of pictures, counts, harmonic means, result lines; and prediction from a run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +28,12 @@ def test_zero_shot_counts_equal_a_plain_count(zeroshot, student):
     results = zeroshot.evaluate({}, {}, {})
     for name, part in inputs.parts.items():
         ids = student.tokenizer([part.template.format(c) for c in part.classes])
-        words = clip.unit(clip.encode_text(student.params, student.config, jnp.asarray(ids)))
+        encode = jax.jit(functools.partial(clip.encode_text, student.params, student.config))
+        words = clip.unit(encode(jnp.asarray(ids)))
         pixels = [clip.preprocess(images.decode(part.root / item.path), 32) for item in part.test]
         pixels = clip.normalise(jnp.asarray(np.stack(pixels)), student.config)
-        features = clip.encode_image(student.params, student.config, pixels)
+        encode = jax.jit(functools.partial(clip.encode_image, student.params, student.config))
+        features = encode(pixels)
         chosen = np.argmax(np.asarray(features @ words.T), axis=-1)
         correct = sum(int(c == item.label) for c, item in zip(chosen, part.test, strict=True))
         assert results[f"{name}/correct"] == correct

@@ -67,18 +67,27 @@ def _close(got, want):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(scale, 1.0))
 
 
+def _sentences(student, sentences):
+    """Unit-norm features of whole sentences."""
+    # Compiled as one: its operations one by one take longer.
+    run = jax.jit(lambda ids: clip.unit(clip.encode_text(student.params, student.config, ids)))
+    return np.asarray(run(jnp.asarray(student.tokenizer(sentences))))
+
+
 @pytest.mark.parametrize("position", prompts.POSITIONS)
 def test_context_that_equals_words_gives_the_features_of_the_sentence(student, position):
     words = jnp.asarray(student.tokenizer.encode("a photo of a"), jnp.int32)
     context = clip.embed_tokens(student.params, student.config, words)
     plan = _plan(student, "auto", position=position)
     assert plan.mode == ("prefix" if position == "end" else "trimmed")
-    features = text.class_features(student.params, student.config, plan, context[None])[0]
-    ids = student.tokenizer([SENTENCES[position].format(name=name) for name in NAMES])
-    want = clip.encode_text(student.params, student.config, jnp.asarray(ids))
-    np.testing.assert_allclose(features, clip.unit(want), atol=1e-5)
+    run = jax.jit(lambda x: text.class_features(student.params, student.config, plan, x)[0])
+    features = run(context[None])
+    want = _sentences(student, [SENTENCES[position].format(name=name) for name in NAMES])
+    np.testing.assert_allclose(features, want, atol=1e-5)
 
 
+# test_text_deep has all four ways against transformers by default, with deep prompts and two buckets.
+@pytest.mark.slow
 def test_full_trimmed_prefix_bucketed_and_chunked_agree(student, context):
     plans = {mode: _plan(student, mode) for mode in text.MODES}
     assert plans["full"].buckets[0].ids.shape[1] == 20
@@ -148,9 +157,7 @@ def test_template_features_are_the_sentences(student):
     got = text.template_features(student, NAMES, templates)
     total = 0.0
     for template in templates:
-        ids = student.tokenizer([template.format(name) for name in NAMES])
-        features = clip.encode_text(student.params, student.config, jnp.asarray(ids))
-        total = total + np.asarray(clip.unit(features))
+        total = total + _sentences(student, [template.format(name) for name in NAMES])
     want = total / np.linalg.norm(total, axis=-1, keepdims=True)
     np.testing.assert_allclose(got, want, atol=1e-5)
 

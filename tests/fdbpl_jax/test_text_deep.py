@@ -117,7 +117,12 @@ def test_full_trimmed_prefix_and_chunked_are_the_towers_layers(both):
 
 
 @pytest.mark.parametrize(
-    ("position", "words", "class_specific"), [("middle", FIXED, False), ("front", "", True)]
+    ("position", "words", "class_specific"),
+    [
+        ("middle", FIXED, False),
+        # The dearest to compile; contexts for each class are in test_text without deep prompts.
+        pytest.param("front", "", True, marks=pytest.mark.slow),
+    ],
 )
 def test_deep_prompts_follow_the_context_wherever_it_stands(both, position, words, class_specific):
     model, student = both
