@@ -23,7 +23,6 @@ import pathlib
 import time
 from collections.abc import Sequence
 
-import ml_collections
 from absl import flags
 
 from launch import compare, runs, start
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
 
 
 def read(
-    config: ml_collections.ConfigDict,
+    config: plans.ConfigDict,
     workdir: str | Path,
     *,
     root: str | None = None,

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from configs import fdbpl_learners
 from fdbpl_jax import learners
 from fdbpl_jax.transfer import Target
@@ -17,6 +15,8 @@ from launch.compare import Arm
 from launch.config import ConfigError
 from launch.protocols import sets
 
+# One of ml_collections; its type does not say what its keys hold.
+ConfigDict = Any
 AGNOSTIC = "class_agnostic"
 _TAUGHT = ("kdpl", "fdbpl")
 _SENTENCE = "a photo of a {}."
@@ -37,7 +37,7 @@ class Wishes:
       top: how many of them a batch is described by.
     """
 
-    config: ml_collections.ConfigDict
+    config: ConfigDict
     workdir: Path
     arms: tuple[Arm, ...]
     datasets: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Stage:
     """
 
     folder: Path
-    config: ml_collections.ConfigDict
+    config: ConfigDict
     arms: tuple[Arm, ...]
     targets: tuple[Target, ...] = ()
 
@@ -166,7 +166,7 @@ PROTOCOLS: dict[str, Callable[[Wishes], list[Stage]]] = {
 }
 
 
-def own_arm(config: ml_collections.ConfigDict) -> Arm:
+def own_arm(config: ConfigDict) -> Arm:
     """The configuration itself as a row, under the name that its result lines have."""
     # The folder of the lookup is only given later: the configuration is not whole yet.
     online = config.method in _TAUGHT and config.teacher_source == "online"
@@ -189,7 +189,7 @@ def _transfer(wishes: Wishes, own: Sequence[str]) -> list[Stage]:
     ]
 
 
-def _crossing(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
+def _crossing(config: ConfigDict, arm: Arm) -> Arm:
     """A row with what the authors of its learner change of their recipe for transfer, where it holds to that recipe."""
     own = _configured(config, arm)
     recipe = fdbpl_learners.RECIPES.get(own.learner, {})
@@ -198,23 +198,22 @@ def _crossing(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
     return Arm(arm.label, {**arm.changes, **changes}) if held and own.method != "zeroshot" else arm
 
 
-def _inductive(config: ml_collections.ConfigDict, arm: Arm) -> Arm:
+def _inductive(config: ConfigDict, arm: Arm) -> Arm:
     """A row that is trained on all classes: there are no further ones whose pictures it could see."""
     if not _configured(config, arm).data.transductive:
         return arm
     return Arm(arm.label, {**arm.changes, "data.transductive": False})
 
 
-def _configured(config: ml_collections.ConfigDict, arm: Arm) -> ml_collections.ConfigDict:
+def _configured(config: ConfigDict, arm: Arm) -> ConfigDict:
     return config_lib.override(config, arm.changes)
 
 
-def _value(config: ml_collections.ConfigDict, key: str) -> Any:
-    values: Any = config
-    return functools.reduce(operator.getitem, key.split("."), values)
+def _value(config: ConfigDict, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), config)
 
 
-def _on(wishes: Wishes, name: str, **changes: Any) -> ml_collections.ConfigDict:
+def _on(wishes: Wishes, name: str, **changes: Any) -> ConfigDict:
     """The common configuration on one data set; a template of another data set's does not move along."""
     data = wishes.config.data
     template = data.template if name == data.dataset else ""
