@@ -57,7 +57,11 @@ def _plan(student, mode, position):
     return layout, text.plan(layout, mode=mode, context_length=20)
 
 
-WAYS = [("prefix", "end"), ("trimmed", "middle"), ("full", "end")]
+WAYS = [
+    ("prefix", "end"),
+    pytest.param("trimmed", "middle", marks=pytest.mark.slow),
+    pytest.param("full", "end", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("mode", "position"), WAYS)

@@ -238,7 +238,7 @@ def test_evaluation_and_prediction_see_what_the_loss_sees(small, learner):
     np.testing.assert_allclose(prediction.probabilities[:, 0], chance.max(1), rtol=1e-3)
 
 
-@pytest.mark.parametrize("learner", ["promptsrc", "promptkd"])
+@pytest.mark.parametrize("learner", ["promptsrc", pytest.param("promptkd", marks=pytest.mark.slow)])
 def test_a_run_is_trained_resumed_evaluated_and_predicts_from_its_checkpoint(
     small, tmp_path, learner
 ):

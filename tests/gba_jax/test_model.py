@@ -190,7 +190,9 @@ def test_fresh_adapters_leave_the_host_as_it_is(host):
     assert np.all(ours[:, 4:] == 0), "padded classes score nothing"
 
 
-@pytest.mark.parametrize("host", ["cost vit", "masks convnext"])
+@pytest.mark.parametrize(
+    "host", ["cost vit", pytest.param("masks convnext", marks=pytest.mark.slow)]
+)
 def test_gates_learn_first_and_the_rest_follows(host):
     model = segmenter(host, "intent")
     params, data = start(model), batch(side(model))

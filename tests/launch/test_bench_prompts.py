@@ -138,7 +138,7 @@ def size():
 
 
 # A compilation each: the others only where there is time.
-QUICK = ("fdbpl", "maple_kdpl_online", "vpt")
+QUICK = ("fdbpl", "vpt")
 
 
 @pytest.mark.parametrize(
